@@ -1,0 +1,99 @@
+"""The database: SQLite on a laptop, PostgreSQL on a cluster, the same statements on both.
+
+Writers on SQLite take the write lock at BEGIN (IMMEDIATE), so a transaction never fails half-way for a lock; the file
+is in WAL mode with synchronous=FULL, because an accepted job must survive a power cut.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from vitascope_common.errors import UnavailableError
+
+BUSY_TIMEOUT_MS = 10_000
+_READ_ONLY = "vitascope_read_only"
+
+
+class Database:
+    """Transactions over one engine. Foreign exceptions leave as UnavailableError; integrity errors as they are."""
+
+    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+        self.engine = _make_engine(url, pool_size)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Open a writing transaction: committed at the end of the block, rolled back when it raises."""
+        try:
+            async with self.engine.connect() as connection, connection.begin():
+                yield connection
+        except (OperationalError, InterfaceError, OSError) as error:
+            raise _unavailable(error) from error
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction that only reads: on SQLite it takes no write lock."""
+        try:
+            async with self.engine.connect() as connection:
+                await connection.execution_options(**{_READ_ONLY: True})
+                async with connection.begin():
+                    yield connection
+        except (OperationalError, InterfaceError, OSError) as error:
+            raise _unavailable(error) from error
+
+    async def check(self) -> None:
+        """Raise UnavailableError unless the database answers."""
+        async with self.read() as connection:
+            await connection.execute(sa.select(1))
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+
+def _unavailable(error: Exception) -> UnavailableError:
+    reason = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    return UnavailableError(f"the database is not available, try again shortly ({reason})")
+
+
+def _make_engine(url: str, pool_size: int) -> AsyncEngine:
+    if not url.startswith("sqlite"):
+        return create_async_engine(url, pool_size=pool_size, pool_pre_ping=True)
+    engine = create_async_engine(url, pool_size=pool_size, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+
+    @sa.event.listens_for(engine.sync_engine, "connect")
+    def _on_connect(dbapi_connection: Any, _record: object) -> None:
+        dbapi_connection.isolation_level = None  # BEGIN is ours, below
+        cursor = dbapi_connection.cursor()
+        for pragma in (
+            f"busy_timeout={BUSY_TIMEOUT_MS}",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @sa.event.listens_for(engine.sync_engine, "begin")
+    def _on_begin(connection: sa.Connection) -> None:
+        read_only = connection.get_execution_options().get(_READ_ONLY, False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def migrate(url: str) -> None:
+    """Bring the schema to the newest revision. One step, before services start; running it again changes nothing.
+
+    Not from inside an event loop.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["url"] = url
+    command.upgrade(config, "head")

@@ -1,0 +1,205 @@
+"""Jobs and tasks: their states, their transition tables and the kinds of job.
+
+A job is what the client sees. It consists of tasks, one per stage and shard; attempt, lease, checkpoint, inputs and
+outputs belong to the task. A transition is one conditional UPDATE; zero rows is an answer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class JobState(StrEnum):
+    """What became of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class TaskState(StrEnum):
+    """Where one task stands."""
+
+    WAITING = "waiting"  # needs tasks that are not done
+    READY = "ready"  # may be claimed
+    LEASED = "leased"  # an attempt owns it
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
+    JobState.RUNNING: frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED}),
+    JobState.COMPLETED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+
+TASK_TRANSITIONS: Mapping[TaskState, frozenset[TaskState]] = {
+    TaskState.WAITING: frozenset({TaskState.READY, TaskState.CANCELLED}),
+    TaskState.READY: frozenset({TaskState.LEASED, TaskState.CANCELLED}),
+    TaskState.LEASED: frozenset({TaskState.READY, TaskState.DONE, TaskState.FAILED, TaskState.CANCELLED}),
+    TaskState.DONE: frozenset(),
+    TaskState.FAILED: frozenset(),
+    TaskState.CANCELLED: frozenset(),
+}
+
+TERMINAL_JOB = frozenset(state for state, after in JOB_TRANSITIONS.items() if not after)
+TERMINAL_TASK = frozenset(state for state, after in TASK_TRANSITIONS.items() if not after)
+ACTIVE_JOB = frozenset(JobState) - TERMINAL_JOB
+OPEN_TASK = frozenset(TaskState) - TERMINAL_TASK
+
+
+def job_states_before(state: JobState) -> frozenset[JobState]:
+    """Return the states from which a job may go to `state`: the WHERE of its conditional UPDATE."""
+    return frozenset(before for before, after in JOB_TRANSITIONS.items() if state in after)
+
+
+def task_states_before(state: TaskState) -> frozenset[TaskState]:
+    """Return the states from which a task may go to `state`: the WHERE of its conditional UPDATE."""
+    return frozenset(before for before, after in TASK_TRANSITIONS.items() if state in after)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One immutable object in the object store."""
+
+    name: str
+    role: str
+    media_type: str
+    key: str
+    sha256: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a task has come; `total` 0 means unknown."""
+
+    done: int = 0
+    total: int = 0
+    unit: str = "step"
+    phase: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A point to resume from, once it is recorded; one artifact per rank."""
+
+    done: int
+    unit: str
+    artifacts: tuple[Artifact, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form that the task row keeps."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Checkpoint":
+        """Rebuild a checkpoint from its JSON form."""
+        return cls(data["done"], data["unit"], tuple(Artifact(**item) for item in data["artifacts"]))
+
+
+@dataclass(frozen=True)
+class GenerateParams:
+    """Everything the stage "generate" needs to know; all values resolved."""
+
+    model: str
+    model_sha256: str
+    prompt: str
+    negative_prompt: str
+    width_px: int
+    height_px: int
+    num_frames: int
+    fps: int
+    num_inference_steps: int
+    guidance_scale: float
+    shift: float
+    solver: str
+    seed: int
+    seconds: str
+
+
+@dataclass(frozen=True)
+class FinishParams:
+    """Everything the stage "finish" needs to know."""
+
+    model: str
+    prompt_sha256: str
+    width_px: int
+    height_px: int
+    num_frames: int
+    fps: int
+
+
+Params = GenerateParams | FinishParams
+
+PARAMS: Mapping[str, type[GenerateParams] | type[FinishParams]] = {"generate": GenerateParams, "finish": FinishParams}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of work as handed to the executor that claimed it; `attempt` fences every effect."""
+
+    task_id: str
+    job_id: str
+    tenant_id: str
+    kind: str
+    stage: str
+    shard: int
+    executor: str
+    pool: str
+    attempt: int
+    params: Params
+    inputs: tuple[Artifact, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()  # recorded ones, newest first
+    yieldable: bool = False
+    traceparent: str = ""
+    created_at_ms: int = 0
+
+    def work_key(self, name: str) -> str:
+        """Return the object key for a file of this attempt that the next stage or a resume reads."""
+        return f"work/{self.job_id}/{self.stage}/{self.shard}/{self.attempt}/{name}"
+
+    def video_key(self, name: str) -> str:
+        """Return the object key for a file of this attempt that is to be published."""
+        return f"videos/{self.job_id}/{self.attempt}/{name}"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a kind. `pool` None means the pool of the model card; `needs` names the stage before it, or None."""
+
+    name: str
+    executor: str
+    pool: str | None
+    needs: str | None
+    yieldable: bool
+    unit: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of job is data: the stages it passes, in order."""
+
+    name: str
+    stages: tuple[Stage, ...]
+
+    def after(self, stage: str) -> Stage | None:
+        """Return the stage that needs `stage`, or None for the last one."""
+        return next((candidate for candidate in self.stages if candidate.needs == stage), None)
+
+
+GENERATE = Kind(
+    "generate",
+    (
+        Stage("generate", executor="gpu-worker", pool=None, needs=None, yieldable=True, unit="step"),
+        Stage("finish", executor="postproc", pool="postproc", needs="generate", yieldable=False, unit="frame"),
+    ),
+)
+
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (GENERATE,)}

@@ -1,0 +1,158 @@
+"""The tables. Each names the service that writes it; every row carries its tenant.
+
+Times are Unix milliseconds in BIGINT columns: the same on SQLite and PostgreSQL, and comparable in a WHERE.
+"""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+METADATA = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+JSON = sa.JSON().with_variant(JSONB(), "postgresql")
+ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite numbers rows only in INTEGER columns
+
+
+def _text(name: str, *, default: str | None = "") -> sa.Column[str]:
+    return sa.Column(name, sa.Text, nullable=default is None, server_default=default)
+
+
+def _count(name: str, default: int | None = 0) -> sa.Column[int]:
+    server_default = None if default is None else sa.text(str(default))
+    return sa.Column(name, sa.BigInteger, nullable=default is None, server_default=server_default)
+
+
+# Written by: gateway (and by `vitascope up` for the first tenant and key).
+tenants = sa.Table(
+    "tenants",
+    METADATA,
+    sa.Column("tenant_id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("weight", sa.Float, nullable=False, server_default=sa.text("1")),  # share in WFQ, > 0
+    _count("max_in_flight", 0),  # tasks of one pool at once; 0 = no cap
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+)
+
+# Written by: gateway (and by `vitascope up` for the first one). Only the hash of a key is kept.
+api_keys = sa.Table(
+    "api_keys",
+    METADATA,
+    sa.Column("key_sha256", sa.Text, primary_key=True),
+    sa.Column("tenant_id", sa.Text, sa.ForeignKey("tenants.tenant_id"), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    _count("revoked_at_ms", None),
+)
+
+# Inserted by: gateway (admission). Afterwards written by: scheduler (job manager) only.
+jobs = sa.Table(
+    "jobs",
+    METADATA,
+    sa.Column("job_id", sa.Text, primary_key=True),
+    sa.Column("tenant_id", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),  # JobState
+    _text("phase"),  # shown to people: queued, loading, denoising, decoding, postprocessing, ...
+    _count("version", 1),  # raised by every state event; 1 = the event "queued"
+    _count("done"),
+    _count("total"),
+    _text("unit"),
+    sa.Column("prompt", sa.Text, nullable=False),  # as the client sent it
+    sa.Column("params", JSON, nullable=False),  # GenerateParams
+    sa.Column("safety", JSON, nullable=False),  # {category, score, policy_version}
+    sa.Column("labels", JSON, nullable=False),  # the client's own "metadata"
+    sa.Column("class_name", sa.Text, nullable=False, server_default="standard"),  # WFQ class
+    sa.Column("traceparent", sa.Text, nullable=False, server_default=""),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    _count("started_at_ms", None),
+    _count("finished_at_ms", None),
+    _count("expires_at_ms", None),  # when its files may be swept
+    _count("deleted_at_ms", None),  # hidden from its tenant since
+    _text("error_code", default=None),
+    _text("error_message", default=None),
+    _text("manifest_key", default=None),  # publication: what delivery may serve
+    _text("manifest_sha256", default=None),
+    sa.Index("ix_jobs_tenant_page", "tenant_id", "created_at_ms", "job_id"),
+    sa.Index("ix_jobs_state", "state"),
+)
+
+# Inserted by: gateway (admission). Afterwards written by: scheduler (job manager) only.
+tasks = sa.Table(
+    "tasks",
+    METADATA,
+    sa.Column("task_id", sa.Text, primary_key=True),
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.job_id"), nullable=False),
+    sa.Column("tenant_id", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("stage", sa.Text, nullable=False),
+    _count("shard"),
+    sa.Column("executor", sa.Text, nullable=False),
+    sa.Column("pool", sa.Text, nullable=False),
+    sa.Column("class_name", sa.Text, nullable=False, server_default="standard"),
+    _count("priority"),  # within its flow, smaller first
+    sa.Column("state", sa.Text, nullable=False),  # TaskState
+    _count("attempt"),  # raised by Claim alone; fences every effect
+    _count("num_needed"),  # tasks that must be done before this one is ready
+    _count("num_failures"),  # attempts in a row that ended unasked without a newer checkpoint
+    sa.Column("params", JSON, nullable=False),  # GenerateParams or FinishParams
+    sa.Column("inputs", JSON, nullable=False),  # [Artifact]
+    sa.Column("outputs", JSON, nullable=False),  # [Artifact], of the attempt that is done
+    sa.Column("checkpoints", JSON, nullable=False),  # [Checkpoint + attempt], recorded ones, newest first, at most 2
+    _count("done"),
+    _count("total"),
+    _text("unit"),
+    _text("phase"),
+    sa.Column("cost_s", sa.Float, nullable=False, server_default=sa.text("0")),  # estimate x group size, seconds
+    sa.Column("used_s", sa.Float, nullable=False, server_default=sa.text("0")),  # of the running attempt, cumulative
+    _count("group_size", 1),
+    sa.Column("yieldable", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("affinity", JSON, nullable=False),  # {model, adapters}
+    _text("worker_id", default=None),  # who holds the lease
+    _text("epoch", default=None),  # Redis epoch in which it was enqueued; None = not yet
+    _count("enqueued_at_ms", None),  # when it was last handed to its queue
+    _text("traceparent"),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    _count("claimed_at_ms", None),
+    _count("finished_at_ms", None),
+    _text("error_code", default=None),
+    _text("error_message", default=None),
+    sa.UniqueConstraint("job_id", "stage", "shard"),
+    sa.Index("ix_tasks_state", "state", "executor"),
+    sa.Index("ix_tasks_job", "job_id"),
+)
+
+# Inserted by: gateway (admission) and scheduler, in the transaction whose effect it carries. Deleted by: scheduler.
+outbox = sa.Table(
+    "outbox",
+    METADATA,
+    sa.Column("outbox_id", ROW_ID, primary_key=True, autoincrement=True),
+    sa.Column("tenant_id", sa.Text, nullable=False),
+    sa.Column("job_id", sa.Text, nullable=False),
+    sa.Column("topic", sa.Text, nullable=False),  # "event": append_event; "ready": hand the task to its executor
+    sa.Column("payload", JSON, nullable=False),
+    sa.Column("traceparent", sa.Text, nullable=False, server_default=""),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# Written by: scheduler (job manager). What an attempt really used; one row each, so nothing is charged twice.
+ledger = sa.Table(
+    "ledger",
+    METADATA,
+    sa.Column("task_id", sa.Text, primary_key=True),
+    sa.Column("attempt", sa.BigInteger, primary_key=True),
+    sa.Column("job_id", sa.Text, nullable=False),
+    sa.Column("tenant_id", sa.Text, nullable=False),
+    sa.Column("used_s", sa.Float, nullable=False),  # busy seconds x group size
+    sa.Column("meters", JSON, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),  # done, failed, yielded, cancelled, lost
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Index("ix_ledger_tenant", "tenant_id", "created_at_ms"),
+)
