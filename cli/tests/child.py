@@ -1,0 +1,40 @@
+"""A child for the supervisor's tests: serves the two metrics on `/metrics`, and misbehaves as told.
+
+child.py NAME PORT MODE     MODE: good, stubborn (ignores SIGTERM), silent (never ready), refuses (exits 2), dies
+"""
+
+import os
+import signal
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+NAME, PORT, MODE = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = f'vitascope_ready{{service="{NAME}"}} 1.0\nvitascope_pid{{service="{NAME}"}} {float(os.getpid())}\n'
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def stop(*_: object) -> None:
+    print(f"stopped {NAME} {time.monotonic()}", flush=True)
+    sys.exit(0)
+
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN if MODE == "stubborn" else stop)
+print(f"hello from {NAME}", flush=True)
+if MODE == "refuses":
+    print("VITASCOPE_THING is not set", file=sys.stderr, flush=True)
+    sys.exit(2)
+if MODE == "dies":
+    sys.exit(7)
+if MODE == "silent":
+    signal.pause()
+HTTPServer(("127.0.0.1", PORT), Handler).serve_forever()

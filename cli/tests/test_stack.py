@@ -1,0 +1,158 @@
+"""What the embedded stack tells each service: all it needs, and no one else's secrets."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from vitascope_cli import ports
+from vitascope_cli.data_dir import DataDir
+from vitascope_cli.stack import (
+    PASSED_ON,
+    REDIS,
+    STOP_STAGES,
+    Stack,
+    default_models_dir,
+    ignored_variables,
+    open_stack,
+    read_ready_pid,
+    settings_class,
+)
+from vitascope_common.errors import ConfigurationError
+from vitascope_common.settings import SERVICES
+
+INHERITED = {
+    "PATH": "/usr/bin",
+    "HOME": "/home/me",
+    "VITASCOPE_LOG_LEVEL": "debug",
+    "VITASCOPE_OTLP_ENDPOINT": "http://127.0.0.1:4317",
+    "VITASCOPE_REDIS_URL": "redis://elsewhere",
+    "VITASCOPE_API_KEY": "vs_mine",
+    "VITASCOPE_SCHEDULER_LEASE_TTL_MS": "3000",
+}
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> DataDir:
+    one = DataDir(tmp_path / "data")
+    one.prepare()
+    return one
+
+
+@pytest.fixture
+def stack(data_dir: DataDir) -> Stack:
+    return open_stack(data_dir, "127.0.0.1", 0, default_models_dir())
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_service_can_read_its_settings_from_its_environment(
+    stack: Stack, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = stack.environment(service, INHERITED)
+    with monkeypatch.context() as patch:
+        for name in list(os.environ):
+            patch.delenv(name)
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        settings = settings_class(service).load()
+    assert settings.port == stack.ports[service]
+    assert settings.metrics_port == stack.ports[f"{service}-metrics"]
+    assert settings.host == "127.0.0.1"
+    assert settings.log_level == "debug"
+    assert settings.otlp_endpoint == "http://127.0.0.1:4317"
+
+
+def test_nobody_gets_what_is_not_theirs(stack: Stack) -> None:
+    environs = {service: stack.environment(service, INHERITED) for service in SERVICES}
+    for service, environ in environs.items():
+        assert "VITASCOPE_API_KEY" not in environ
+        assert "elsewhere" not in "".join(environ.values())
+        assert environ["PATH"] == "/usr/bin"
+        assert environ["OMP_NUM_THREADS"] == "1"
+        assert ("VITASCOPE_SCHEDULER_LEASE_TTL_MS" in environ) == (service == "scheduler")
+    holders = {service for service, environ in environs.items() if stack.signing_key in environ.values()}
+    assert holders == {"gateway", "delivery"}
+    assert not any("PASSWORD" in name for environ in environs.values() for name in environ)
+    assert stack.redis_password not in "".join(environs["delivery"].values())
+
+
+def test_the_worker_is_told_its_thread_count(stack: Stack) -> None:
+    environ = stack.environment("gpu-worker", {})
+    assert environ["VITASCOPE_GPU_WORKER_NUM_THREADS"] == str(stack.num_threads)
+
+
+def test_no_password_is_in_a_command_line(stack: Stack) -> None:
+    specs = stack.specs(INHERITED)
+    assert [spec.name for spec in specs] == [REDIS, *SERVICES]
+    for spec in specs:
+        assert stack.redis_password not in " ".join(spec.command)
+    configuration = stack.data_dir.redis / "redis.conf"
+    assert configuration.stat().st_mode & 0o777 == 0o600
+    assert "appendfsync always" in configuration.read_text()
+
+
+def test_redis_stops_last_and_nobody_is_forgotten() -> None:
+    assert set(STOP_STAGES) == {REDIS, *SERVICES}
+    assert all(STOP_STAGES[REDIS] > STOP_STAGES[service] for service in SERVICES)
+
+
+def test_variables_that_are_not_taken_are_named() -> None:
+    assert ignored_variables(INHERITED) == ["VITASCOPE_REDIS_URL"]
+    assert ignored_variables(dict.fromkeys(PASSED_ON, "")) == []
+
+
+def test_addresses_stay_from_run_to_run(data_dir: DataDir, stack: Stack) -> None:
+    again = open_stack(data_dir, "127.0.0.1", 0, default_models_dir())
+    assert again.ports == stack.ports
+    assert again.signing_key == stack.signing_key
+    assert len(set(stack.ports.values())) == len(stack.ports)
+    with socket.socket() as thief:
+        thief.bind(("127.0.0.1", stack.ports["delivery"]))
+        thief.listen()
+        moved = open_stack(data_dir, "127.0.0.1", 0, default_models_dir())
+        assert moved.ports["delivery"] != stack.ports["delivery"]
+        assert moved.ports["gateway"] == stack.ports["gateway"]
+
+
+def test_a_taken_port_is_refused_in_words(data_dir: DataDir) -> None:
+    with socket.socket() as thief:
+        thief.bind(("127.0.0.1", 0))
+        thief.listen()
+        port = thief.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"Port {port} on 127.0.0.1 cannot be used"):
+            open_stack(data_dir, "127.0.0.1", port, default_models_dir())
+
+
+def test_a_host_that_is_not_ours_is_refused(data_dir: DataDir) -> None:
+    with pytest.raises(ConfigurationError, match=r"203\.0\.113\.7"):
+        open_stack(data_dir, "203.0.113.7", 0, default_models_dir())
+
+
+def test_a_folder_without_models_is_refused(data_dir: DataDir, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="There are no models"):
+        open_stack(data_dir, "127.0.0.1", 0, tmp_path)
+
+
+def test_ports_lie_below_those_of_outgoing_connections() -> None:
+    chosen = ports.choose(["a", "b", "c"], {})
+    assert len(set(chosen.values())) == 3
+    assert all(ports.FIRST_PORT <= port < 32768 for port in chosen.values())
+
+
+def test_hosts() -> None:
+    assert ports.url("::1", 80) == "http://[::1]:80"
+    assert ports.local_host("0.0.0.0") == "127.0.0.1"
+    assert ports.public_host("127.0.0.1") == "127.0.0.1"
+    assert not ports.is_wildcard(ports.public_host("0.0.0.0"))
+
+
+def test_readiness_is_read_from_the_metrics() -> None:
+    pid = 'vitascope_pid{{service="gateway"}} {}\n'
+    ready = 'vitascope_ready{service="gateway"} 1.0\n'
+    assert read_ready_pid("gateway", ready + pid.format("4194303.0")) == 4194303
+    assert read_ready_pid("gateway", ready + pid.format("4.194303e+06")) == 4194303
+    assert read_ready_pid("gateway", ready) is None
+    assert read_ready_pid("gateway", ready.replace("1.0", "0.0") + pid.format("7.0")) is None
+    assert read_ready_pid("prompt", ready + pid.format("7.0")) is None
+    assert read_ready_pid("gateway", "") is None

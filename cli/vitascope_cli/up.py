@@ -1,0 +1,138 @@
+"""`vitascope up`: prepare a data folder, run the embedded stack on it, stop it in order."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from vitascope_cli.data_dir import DataDir, ensure_api_key, migrate_database
+from vitascope_cli.stack import REDIS, STOP_BY_S, Stack, current_environment, ignored_variables, open_stack
+from vitascope_cli.supervisor import StartError, Supervisor
+from vitascope_common.errors import ConfigurationError
+from vitascope_common.settings import SERVICES
+
+NUM_THREADS_VARIABLE = "VITASCOPE_GPU_WORKER_NUM_THREADS"
+EXIT_STOPPED = 0
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+def up(data_dir: DataDir, host: str, port: int, models_dir: Path) -> int:
+    """Run the stack until SIGTERM or SIGINT; return the exit status.
+
+    Raises:
+        ConfigurationError: it cannot be started with these arguments on this folder.
+    """
+    os.umask(0o077)  # for the children too: what they write is the owner's alone
+    data_dir.prepare()
+    environ = current_environment()
+    for name in ignored_variables(environ):
+        say(f"{name} is ignored: the embedded stack brings its own")
+    with data_dir.locked() as lock:
+        data_dir.remove_state()
+        migrate_database(data_dir)
+        api_key = ensure_api_key(data_dir)
+        stack = open_stack(data_dir, host, port, models_dir, _num_threads(environ))
+        return asyncio.run(_run(stack, api_key, environ, lock))
+
+
+def say(line: str) -> None:
+    """Tell the person at the terminal; stdout is for the one line of JSON."""
+    sys.stderr.write(f"vitascope: {line}\n")
+    sys.stderr.flush()
+
+
+def _num_threads(environ: Mapping[str, str]) -> int | None:
+    """Return the worker's thread count that was asked for, None to take the one on record."""
+    text = environ.get(NUM_THREADS_VARIABLE, "")
+    if text and not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise ConfigurationError(f"{NUM_THREADS_VARIABLE} must be a number of threads, 1 or more; it is {text!r}.")
+    return int(text) if text else None
+
+
+async def _run(stack: Stack, api_key: str, environ: Mapping[str, str], lock: int) -> int:
+    is_up = False
+
+    def describe(pids: Mapping[str, int]) -> dict[str, object]:
+        return {
+            "base_url": stack.base_url,
+            "api_key": api_key,
+            "data_dir": str(stack.data_dir.path),
+            "pids": {service: pids[service] for service in SERVICES},
+        }
+
+    def write_state(pids: Mapping[str, int]) -> None:
+        if is_up:
+            more = {"redis_pid": pids[REDIS], "redis_url": stack.redis_url, "pid": os.getpid()}
+            try:
+                stack.data_dir.write_state({**describe(pids), **more})
+            except OSError as error:
+                say(f"{stack.data_dir.state_file} cannot be written: {error.strerror}")
+
+    supervisor = Supervisor(
+        stack.specs(environ),
+        stack.data_dir.logs,
+        say=say,
+        on_change=write_state,
+        stop_by_s=STOP_BY_S,
+        inherited_fds=(lock,),
+    )
+    asked_to_stop = asyncio.Event()
+    was_killed = _on_signals(asked_to_stop, supervisor)
+    trimming = asyncio.create_task(supervisor.watch_logs())
+    try:
+        if await _start(supervisor, asked_to_stop):
+            is_up = True
+            write_state(supervisor.pids)
+            say(f"up: {stack.base_url} (data in {stack.data_dir.path}; Ctrl-C stops it)")
+            sys.stdout.write(json.dumps(describe(supervisor.pids)) + "\n")
+            sys.stdout.flush()
+            await asked_to_stop.wait()
+        say("stopping")
+        status = EXIT_STOPPED
+    except StartError as error:
+        for line in error.log_tail:
+            sys.stderr.write(f"  | {line}\n")
+        say(f"error [{error.code}]: {error.message}")
+        status = EXIT_FAILED
+    finally:
+        is_up = False
+        trimming.cancel()
+        stack.data_dir.remove_state()
+        await supervisor.stop()
+    return EXIT_INTERRUPTED if was_killed() else status
+
+
+async def _start(supervisor: Supervisor, asked_to_stop: asyncio.Event) -> bool:
+    """Start everything; False when a signal came first."""
+    starting = asyncio.create_task(supervisor.start())
+    stopping = asyncio.create_task(asked_to_stop.wait())
+    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if starting.done():
+        starting.result()
+        return True
+    starting.cancel()
+    return False
+
+
+def _on_signals(asked_to_stop: asyncio.Event, supervisor: Supervisor) -> Callable[[], bool]:
+    """The first signal stops in order; a second Ctrl-C kills at once. Returns whether that happened."""
+    killed = False
+
+    def handle(signum: int) -> None:
+        nonlocal killed
+        if asked_to_stop.is_set() and signum == signal.SIGINT:
+            killed = True
+            supervisor.kill()
+        asked_to_stop.set()
+
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(signum, handle, signum)
+    return lambda: killed

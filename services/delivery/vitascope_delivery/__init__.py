@@ -1,0 +1,1 @@
+"""Delivery: signed links and byte ranges over the object store, for what SQL names and nothing else."""

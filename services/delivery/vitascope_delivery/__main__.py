@@ -1,0 +1,101 @@
+"""Start the media origin: `python -m vitascope_delivery`."""
+
+import asyncio
+import signal
+import socket
+import sys
+
+import structlog
+import uvicorn
+
+from vitascope_common import telemetry
+from vitascope_common.database import Database
+from vitascope_common.errors import ConfigurationError
+from vitascope_common.objectstore import open_store
+from vitascope_delivery.adapters.publications import SqlPublications
+from vitascope_delivery.api import make_app
+from vitascope_delivery.service import Delivery
+from vitascope_delivery.settings import DeliverySettings
+
+log = structlog.stdlib.get_logger("vitascope.delivery")
+
+DRAIN_S = 4
+POOL_SIZE = 10
+
+
+def main() -> int:
+    """Run until told to stop; return the exit status."""
+    try:
+        settings = DeliverySettings.load()
+        observed = telemetry.start(settings.service, settings)
+        observed.mark_ready(False)
+        listener = _listen(settings.host, settings.port)
+        store = open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return 2
+    # uvicorn raises the signal again after its shutdown; what is left to do must still be done.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: None)
+    database = Database(settings.database_url, pool_size=POOL_SIZE)
+    app = make_app(Delivery(SqlPublications(database), store), settings.signing_key)
+
+    async def serve() -> None:
+        server = _Server(_config(app), observed)
+        try:
+            await server.serve([listener])
+        finally:
+            await database.close()
+
+    asyncio.run(serve())
+    log.info("delivery.stopped")
+    observed.shutdown()
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that says when it is ready and when it drains."""
+
+    def __init__(self, config: uvicorn.Config, observed: telemetry.Telemetry) -> None:
+        super().__init__(config)
+        self._observed = observed
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = (sockets or self.servers[0].sockets)[0].getsockname()[:2]
+        log.info("delivery.started", host=host, port=port, metrics_port=self._observed.metrics_port)
+        self._observed.mark_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._observed.mark_ready(False)
+        log.info("delivery.draining")
+        await super().shutdown(sockets)
+
+
+def _config(app: object) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Open the port. Raises ConfigurationError: it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(f"delivery cannot listen on {host}:{port}: {error.strerror or error}.") from error
+    return listener
+
+
+if __name__ == "__main__":
+    sys.exit(main())

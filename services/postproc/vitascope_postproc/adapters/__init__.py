@@ -1,0 +1,1 @@
+"""The outside world of postproc: ffmpeg, PyAV, C2PA, Redis."""

@@ -1,0 +1,173 @@
+"""One whole stack for every test that needs one: `vitascope up` on free ports, with an OTLP collector beside it."""
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from vitascope import Vitascope
+
+T = TypeVar("T")
+SERVICES = ("gateway", "prompt", "scheduler", "gpu-worker", "postproc", "delivery")
+PROMPT = "a red circle moving right on a black background"
+
+
+def wait_for(what: str, condition: Callable[[], T | None], timeout_s: float = 60.0) -> T:
+    """Return the first truthy answer of `condition`; fail with `what` when none comes in time."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        answer = condition()
+        if answer:
+            return answer
+        time.sleep(0.02)
+    pytest.fail(f"waited {timeout_s:.0f} s for {what}")
+
+
+class Collector:
+    """An OTLP collector in this process: keeps every span it is sent."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._spans: list[dict[str, str]] = []
+        self._server = grpc.server(futures.ThreadPoolExecutor(4))
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+
+    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802
+        with self._lock:
+            for resource in request.resource_spans:
+                attributes = {item.key: item.value.string_value for item in resource.resource.attributes}
+                for scope in resource.scope_spans:
+                    for span in scope.spans:
+                        self._spans.append(
+                            {
+                                "service": attributes.get("service.name", ""),
+                                "name": span.name,
+                                "trace_id": span.trace_id.hex(),
+                                "span_id": span.span_id.hex(),
+                                "parent": span.parent_span_id.hex(),
+                            }
+                        )
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+    def trace(self, trace_id: str) -> list[dict[str, str]]:
+        with self._lock:
+            return [span for span in self._spans if span["trace_id"] == trace_id]
+
+    def close(self) -> None:
+        self._server.stop(None)
+
+
+class Stack:
+    """A running `vitascope up`."""
+
+    def __init__(self, data_dir: Path, collector: Collector | None = None) -> None:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("VITASCOPE_")}
+        if collector:
+            environ["VITASCOPE_OTLP_ENDPOINT"] = f"http://127.0.0.1:{collector.port}"
+        self.log = data_dir.parent / f"{data_dir.name}.up.log"
+        command = [sys.executable, "-m", "vitascope_cli", "up", "--data-dir", str(data_dir), "--port", "0"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environ)
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait(30)
+            pytest.fail(f"vitascope up ended with {self.process.returncode}:\n{self.log.read_text()[-4000:]}")
+        self.up: dict[str, Any] = json.loads(line)
+        self.data_dir = Path(self.up["data_dir"])
+        self.base_url: str = self.up["base_url"]
+        self.api_key: str = self.up["api_key"]
+        self.client = Vitascope(base_url=self.base_url, api_key=self.api_key)
+
+    def pid(self, service: str) -> int:
+        """The pid that does the work now; it changes when the service is restarted."""
+        state = json.loads((self.data_dir / "stack.json").read_text())
+        return int(state["pids"][service])
+
+    def kill(self, service: str) -> int:
+        """Kill -9 the process that does the work; returns its pid."""
+        pid = self.pid(service)
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def sql(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+        """Read from the database beside the stack."""
+        (path,) = self.data_dir.glob("*.db")
+        with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute(statement, parameters)]
+
+    def task(self, job_id: str, stage: str) -> dict[str, Any]:
+        (row,) = self.sql("SELECT * FROM tasks WHERE job_id = ? AND stage = ?", job_id, stage)
+        return row
+
+    def output(self, job_id: str, stage: str, role: str) -> dict[str, Any]:
+        """The artifact of this role that the finished task named."""
+        outputs = json.loads(self.task(job_id, stage)["outputs"])
+        return next(artifact for artifact in outputs if artifact["role"] == role)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.api_key}", **options.pop("headers", {})}
+        return httpx.get(f"{self.base_url}{path}", headers=headers, timeout=30, **options)
+
+    def terminate(self) -> float:
+        """SIGTERM; returns how many seconds it took to end."""
+        started = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
+        return time.monotonic() - started
+
+    def close(self) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if self.process.stdout:
+            self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def collector() -> Iterator[Collector]:
+    one = Collector()
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Stack]:
+    one = Stack(tmp_path_factory.mktemp("stack") / "data", collector)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def own_stack(tmp_path: Path) -> Iterator[Callable[[], Stack]]:
+    """Start stacks on one data dir, one after the other."""
+    started: list[Stack] = []
+
+    def start() -> Stack:
+        started.append(Stack(tmp_path / "data"))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
