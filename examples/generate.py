@@ -1,5 +1,5 @@
 # .venv/bin/python examples/generate.py "a green star spinning on a black background"
-# ruff: noqa: T201 (an example talks to its terminal)
+
 """Make one video and save it, with the progress on the way.
 
 Needs a running stack: `.venv/bin/vitascope up`. Its address and key come from VITASCOPE_BASE_URL and VITASCOPE_API_KEY;

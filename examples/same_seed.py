@@ -1,5 +1,5 @@
 # .venv/bin/python examples/same_seed.py
-# ruff: noqa: T201 (an example talks to its terminal)
+
 """Ask twice with one seed: the pictures are the same, bit for bit, whatever happened to the workers in between.
 
 Needs a running stack, and VITASCOPE_BASE_URL and VITASCOPE_API_KEY as in generate.py.

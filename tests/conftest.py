@@ -18,6 +18,7 @@ import grpc
 import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
 from vitascope import Vitascope
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class Collector:
         self.port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
 
-    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Export(self, request: Any, context: Any) -> Any:
         with self._lock:
             for resource in request.resource_spans:
                 attributes = {item.key: item.value.string_value for item in resource.resource.attributes}

@@ -93,7 +93,10 @@ def test_content_redirects_to_delivery_which_serves_ranges(stack: Stack, finishe
 def test_the_same_seed_makes_the_same_video(stack: Stack, finished: str) -> None:
     twin = stack.client.videos.create(prompt=PROMPT, seed=1)
     stack.client.videos.wait(twin.id)
-    assert stack.output(twin.id, "generate", "latents")["sha256"] == stack.output(finished, "generate", "latents")["sha256"]
+    assert (
+        stack.output(twin.id, "generate", "latents")["sha256"]
+        == stack.output(finished, "generate", "latents")["sha256"]
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*Sora API.*:DeprecationWarning")
@@ -150,5 +153,4 @@ def test_one_trace_runs_through_all_six_services(stack: Stack, collector: Collec
     roots = [span for span in spans if not span["parent"]]
     lost = [span for span in spans if span["parent"] and span["parent"] not in known]
     assert len(roots) == 1, roots
-    # Spans that were open in the killed process are gone with it; nothing else may hang in the air.
-    assert all(span["service"] in ("prompt", "scheduler") for span in lost), lost
+    assert not lost

@@ -4,25 +4,31 @@ Writers on SQLite take the write lock at BEGIN (IMMEDIATE), so a transaction nev
 is in WAL mode with synchronous=FULL, because an accepted job must survive a power cut.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import sqlalchemy as sa
+import structlog
 from alembic import command
 from alembic.config import Config
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from vitascope_common.errors import UnavailableError
 
 BUSY_TIMEOUT_MS = 10_000
 _READ_ONLY = "vitascope_read_only"
+_OURS = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
+
+log = structlog.stdlib.get_logger("vitascope.database")
 
 
 class Database:
-    """Transactions over one engine. Foreign exceptions leave as UnavailableError; integrity errors as they are."""
+    """Transactions over one engine. A database that is away is an UnavailableError; our own mistakes stay."""
 
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
         self.engine = _make_engine(url, pool_size)
@@ -30,22 +36,18 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Open a writing transaction: committed at the end of the block, rolled back when it raises."""
-        try:
+        with _translated():
             async with self.engine.connect() as connection, connection.begin():
                 yield connection
-        except (OperationalError, InterfaceError, OSError) as error:
-            raise _unavailable(error) from error
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """Open a transaction that only reads: on SQLite it takes no write lock."""
-        try:
+        with _translated():
             async with self.engine.connect() as connection:
                 await connection.execution_options(**{_READ_ONLY: True})
                 async with connection.begin():
                     yield connection
-        except (OperationalError, InterfaceError, OSError) as error:
-            raise _unavailable(error) from error
 
     async def check(self) -> None:
         """Raise UnavailableError unless the database answers."""
@@ -57,9 +59,16 @@ class Database:
         await self.engine.dispose()
 
 
-def _unavailable(error: Exception) -> UnavailableError:
-    reason = str(error.orig) if isinstance(error, DBAPIError) else str(error)
-    return UnavailableError(f"the database is not available, try again shortly ({reason})")
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Say only that the database is away, since clients read it; the log has the reason."""
+    try:
+        yield
+    except _OURS:
+        raise
+    except (DBAPIError, PoolTimeoutError, asyncpg.PostgresError, OSError) as error:
+        log.warning("database.away", error=str(error))
+        raise UnavailableError("The database is not available at the moment; the request can be repeated.") from error
 
 
 def _make_engine(url: str, pool_size: int) -> AsyncEngine:

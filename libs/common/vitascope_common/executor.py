@@ -15,7 +15,7 @@ import grpc
 import structlog
 
 from vitascope_common import telemetry, wire
-from vitascope_common.errors import VitascopeError
+from vitascope_common.errors import ErrorKind, VitascopeError
 from vitascope_common.grpc_errors import from_rpc_error
 from vitascope_common.jobs import Artifact, Checkpoint, Progress, Task
 from vitascope_proto.v1 import scheduler_pb2, scheduler_pb2_grpc
@@ -154,7 +154,7 @@ class Executor:
     ) -> bool:
         """Report the end of an attempt, repeated until it is answered. False: the attempt was stale.
 
-        Returns False as well when this executor is closed before anyone answered.
+        Returns False as well when the report was refused for good (its lease then expires) or this executor is closed.
         """
         request = scheduler_pb2.ReportRequest(
             worker_id=self.identity.worker_id,
@@ -174,6 +174,10 @@ class Executor:
             try:
                 answer = self._call("Report", request)
             except VitascopeError as error_:
+                if error_.kind in (ErrorKind.INVALID, ErrorKind.NOT_FOUND, ErrorKind.DENIED):
+                    log.error("task.report_refused", task=held.task.task_id, code=error_.code, error=error_.message)
+                    self.release(held)
+                    return False
                 log.warning("task.report_retry", task=held.task.task_id, error=error_.message)
                 backoff_s = REPORT_BACKOFF_S[min(num_tries, len(REPORT_BACKOFF_S) - 1)]
                 num_tries += 1

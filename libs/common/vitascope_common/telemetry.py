@@ -32,13 +32,14 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from vitascope_common.errors import ConfigurationError
 from vitascope_common.grpc_hooks import TracedServer, TracedStreamClient, TracedSyncClient, TracedUnaryClient
-from vitascope_common.tracing import context_from, current_traceparent, span, use_provider
+from vitascope_common.tracing import context_from, continued, current_traceparent, span, use_provider
 
 __all__ = [
     "Telemetry",
     "TelemetrySettings",
     "client_interceptors",
     "context_from",
+    "continued",
     "current_traceparent",
     "server_interceptors",
     "span",

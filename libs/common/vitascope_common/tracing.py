@@ -7,6 +7,7 @@ handed over later, in SQL rows and on streams.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -53,3 +54,17 @@ def span(name: str, parent: str | None = None, **attributes: str | bool | int | 
     context = context_from(parent) if parent else None
     with tracer().start_as_current_span(name, context=context, attributes=given) as current:
         yield current
+
+
+@contextmanager
+def continued(traceparent: str) -> Iterator[None]:
+    """Run the block as if inside the span that `traceparent` names, which may have ended long ago or elsewhere.
+
+    Long work is hung on a short span that has been exported already: what a killed process had open is never exported,
+    and whatever it had finished would hang in the air.
+    """
+    token = otel_context.attach(context_from(traceparent))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)

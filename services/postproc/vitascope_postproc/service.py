@@ -149,8 +149,9 @@ class Postproc:
     def run(self, task_id: str, traceparent: str = "") -> None:
         """Execute one task if it can be claimed. Never raises; may be called for the same task any number of times."""
         try:
-            with telemetry.span("postproc.claim", parent=traceparent, task=task_id):
+            with telemetry.span("postprocess.attempt", parent=traceparent, task=task_id):
                 held = self._patiently("claim", lambda: self._executor.claim(task_id), self._check_drain)
+                attempt = telemetry.current_traceparent()
         except (_Drained, VitascopeError) as error:
             # Not claimed, not lost: the scheduler sends again what stays ready.
             log.warning("task.not_claimed", task=task_id, error=str(error))
@@ -161,7 +162,7 @@ class Postproc:
         task = held.task
         with (
             structlog.contextvars.bound_contextvars(job=task.job_id, task=task.task_id, attempt=task.attempt),
-            telemetry.span("postprocess", parent=task.traceparent, job=task.job_id, attempt=task.attempt),
+            telemetry.continued(attempt),
         ):
             outcome = self._execute(held)
             metrics.TASKS.labels(outcome).inc()

@@ -1,0 +1,100 @@
+"""From a card's files to modules, and what is said when they do not fit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vitascope_common.errors import InvalidModelError
+from vitascope_models.load import load_dit, load_text_encoder, load_vae, random_weights
+
+
+@pytest.fixture
+def card(small_card: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    return random_weights(small_card, tmp_path, seed=1)
+
+
+def test_random_weights_load_and_run(card: dict[str, Any], tmp_path: Path) -> None:
+    vae, text_encoder, dit = load_vae(tmp_path, card), load_text_encoder(tmp_path, card), load_dit(tmp_path, card)
+    conditioning = text_encoder.encode("a red circle")
+    latents = torch.randn(1, *vae.latent_shape(5, 16, 16))
+    with torch.no_grad():
+        velocity = dit(
+            latents, torch.ones(1), conditioning.tokens_LD[None], conditioning.mask_L[None], conditioning.pooled_D[None]
+        )
+    assert velocity.abs().min() > 0
+    assert torch.cat(list(vae.decode_stream(latents))).shape == (5, 16, 16, 3)
+    for module in (vae, text_encoder, dit):
+        assert not module.training
+        assert all(p.dtype == torch.float32 and not p.requires_grad for p in module.parameters())
+
+
+def test_random_weights_repeat_and_describe_their_files(small_card: dict[str, Any], tmp_path: Path) -> None:
+    first = random_weights(small_card, tmp_path / "first", seed=1)
+    again = random_weights(small_card, tmp_path / "again", seed=1)
+    other = random_weights(small_card, tmp_path / "other", seed=2)
+    assert first == again
+    assert first["files"]["dit"]["sha256"] != other["files"]["dit"]["sha256"]
+    for file in first["files"].values():
+        assert (tmp_path / "first" / file["path"]).stat().st_size == file["num_bytes"]
+
+
+def test_the_cards_temporal_attention_is_used(card: dict[str, Any], tmp_path: Path) -> None:
+    assert load_dit(tmp_path, card | {"attention": {"temporal": "causal"}}).temporal_attention == "causal"
+    with pytest.raises(InvalidModelError, match="unknown temporal attention"):
+        load_dit(tmp_path, card | {"attention": {"temporal": "sideways"}})
+
+
+def test_missing_and_strange_tensors_are_named(card: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "dit.safetensors"
+    tensors = load_file(path)
+    tensors["stranger"] = tensors.pop("patch_in.bias")
+    save_file(tensors, path)
+    with pytest.raises(InvalidModelError, match=r"patch_in\.bias is missing; stranger is not part of it"):
+        load_dit(tmp_path, card)
+
+
+def test_a_tensor_of_another_shape_is_named(card: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "vae.safetensors"
+    save_file(load_file(path) | {"latent_mean": torch.zeros(5)}, path)
+    with pytest.raises(InvalidModelError, match=r"latent_mean has shape \[5\] instead of \[4\]"):
+        load_vae(tmp_path, card)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all"])
+def test_an_unreadable_file_is_named(card: dict[str, Any], tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "vae.safetensors").write_bytes(content)
+    with pytest.raises(InvalidModelError, match=r"vae\.safetensors of model tiny cannot be read"):
+        load_vae(tmp_path, card)
+
+
+def test_absent_files_are_named(card: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("dit.safetensors", "vocabulary.txt"):
+        (tmp_path / name).unlink()
+    with pytest.raises(InvalidModelError, match="cannot be read"):
+        load_dit(tmp_path, card)
+    with pytest.raises(InvalidModelError, match="vocabulary"):
+        load_text_encoder(tmp_path, card)
+
+
+def test_a_vocabulary_of_another_size_does_not_fit(card: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "vocabulary.txt").write_text("a\nred\n")
+    with pytest.raises(InvalidModelError, match=r"word\.weight has shape"):
+        load_text_encoder(tmp_path, card)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": {}}, "no architecture for dit"),
+        ({"architecture": {"dit": {"depth": 3}}}, "not one of ours"),
+        ({"files": {}}, "no file for dit"),
+    ],
+)
+def test_a_card_that_says_too_little_is_refused(
+    card: dict[str, Any], tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidModelError, match=message):
+        load_dit(tmp_path, card | change)

@@ -1,0 +1,363 @@
+"""The client against recorded answers: httpx's transport is the one seam."""
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import vitascope
+from vitascope import (
+    APIConnectionError,
+    APIError,
+    APITimeoutError,
+    AuthenticationError,
+    InvalidRequestError,
+    ModerationBlockedError,
+    NotFoundError,
+    RateLimitError,
+    ServerError,
+    Vitascope,
+    VitascopeError,
+    _errors,
+    _http,
+)
+
+ID = "video_" + "0" * 32
+VIDEO = {
+    "id": ID,
+    "object": "video",
+    "status": "queued",
+    "progress": 0,
+    "created_at": 1,
+    "model": "tiny",
+    "prompt": "a circle",
+    "seconds": "4",
+    "size": "64x64",
+    "error": None,
+}
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Remember how long the client would have waited, and do not."""
+    waited: list[float] = []
+    monkeypatch.setattr(_http.time, "sleep", waited.append)
+    return waited
+
+
+class Server:
+    """Answers in turn with what it was given; the last answer stays."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        if callable(answer):
+            answer = answer(request)
+        return answer if isinstance(answer, httpx.Response) else httpx.Response(200, json=answer)
+
+
+def client(*answers: Any, **options: Any) -> tuple[Vitascope, Server]:
+    server = Server(*answers)
+    return Vitascope(
+        base_url="http://gateway.test", api_key="vs_key", transport=httpx.MockTransport(server), **options
+    ), server
+
+
+def failure(status: int, code: str = "x", param: str | None = None, **headers: str) -> httpx.Response:
+    body = {"error": {"message": "No.", "type": "t", "param": param, "code": code}}
+    return httpx.Response(status, json=body, headers={"x-request-id": "req_1", **headers})
+
+
+def stream(*events: tuple[str, str, dict[str, Any]], cut: bool = False) -> httpx.Response:
+    text = "retry: 1000\n\n: heartbeat\n\n"
+    for event_id, name, data in events:
+        text += (f"id: {event_id}\n" if event_id else "") + f"event: {name}\ndata: {json.dumps(data)}\n\n"
+    body = text.encode()
+
+    def chunks() -> Iterator[bytes]:
+        for start in range(0, len(body), 7):  # events rarely arrive in one piece
+            yield body[start : start + 7]
+        if cut:
+            yield b"id: 99-0\nevent: progress\ndata: {"
+            raise httpx.ReadError("the connection broke")
+
+    return httpx.Response(200, content=chunks(), headers={"content-type": "text/event-stream"})
+
+
+def test_the_public_names_are_one_list() -> None:
+    public = {
+        name for name, value in vars(vitascope).items() if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert public == set(vitascope.__all__)
+    assert list(vitascope.__all__) == sorted(vitascope.__all__)
+
+
+def test_the_tree_at_the_top_of_the_errors_is_true() -> None:
+    drawn = re.findall(r"(\w+Error)\b", (_errors.__doc__ or "").partition("A wrong argument")[0])
+    classes = {name for name, value in vars(_errors).items() if inspect.isclass(value)}
+    assert set(drawn) == classes
+    assert classes <= set(vitascope.__all__)
+
+
+def test_create_sends_what_was_given_and_nothing_else() -> None:
+    one, server = client(httpx.Response(202, json=VIDEO))
+    video = one.videos.create(prompt="a circle", seconds=4, seed=0, metadata={"a": "b"})
+    assert json.loads(server.requests[0].content) == {
+        "prompt": "a circle",
+        "seconds": "4",
+        "seed": 0,
+        "metadata": {"a": "b"},
+    }
+    assert server.requests[0].headers["authorization"] == "Bearer vs_key"
+    assert str(server.requests[0].url) == "http://gateway.test/v1/videos"
+    assert (video.id, video.status, video.phase, video.error, video.is_finished) == (
+        ID,
+        "queued",
+        "queued",
+        None,
+        False,
+    )
+
+
+def test_the_address_may_end_in_v1() -> None:
+    one = Vitascope(
+        base_url="http://gateway.test/v1/", api_key="k", transport=httpx.MockTransport(Server({"data": []}))
+    )
+    assert one.base_url == "http://gateway.test"
+    assert one.models() == ()
+
+
+def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VITASCOPE_BASE_URL", raising=False)
+    monkeypatch.delenv("VITASCOPE_API_KEY", raising=False)
+    with pytest.raises(VitascopeError, match="VITASCOPE_BASE_URL"):
+        Vitascope()
+    monkeypatch.setenv("VITASCOPE_BASE_URL", "http://here.test")
+    with pytest.raises(VitascopeError, match="VITASCOPE_API_KEY"):
+        Vitascope()
+    monkeypatch.setenv("VITASCOPE_API_KEY", "k")
+    with Vitascope() as one:
+        assert one.base_url == "http://here.test"
+    with pytest.raises(VitascopeError):
+        Vitascope(api_key="kö€")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "invalid_request", InvalidRequestError),
+        (400, "moderation_blocked", ModerationBlockedError),
+        (401, "invalid_api_key", AuthenticationError),
+        (404, "video_not_ready", NotFoundError),
+        (410, "video_expired", NotFoundError),
+        (413, "body_too_large", InvalidRequestError),
+        (429, "quota_exceeded", RateLimitError),
+        (503, "unavailable", ServerError),
+    ],
+)
+def test_an_error_carries_what_the_server_said(status: int, code: str, kind: type[vitascope.APIStatusError]) -> None:
+    one, _ = client(failure(status, code, "seconds"), max_retries=0)
+    with pytest.raises(kind, match="No") as raised:
+        one.videos.create(prompt="x")
+    error = raised.value
+    assert (error.status, error.code, error.param, error.request_id) == (status, code, "seconds", "req_1")
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"error": "text"}', b"{}", b""])
+def test_an_error_that_is_not_ours_is_still_one(body: bytes) -> None:
+    one, _ = client(httpx.Response(502, content=body), max_retries=0)
+    with pytest.raises(ServerError, match="502"):
+        one.videos.retrieve(ID)
+
+
+def test_an_answer_that_is_not_json_asks_for_the_address() -> None:
+    one, _ = client(httpx.Response(200, content=b"<html>"))
+    with pytest.raises(APIError, match="base_url"):
+        one.videos.retrieve(ID)
+
+
+def test_what_may_be_repeated_is(pauses: list[float]) -> None:
+    one, server = client(failure(503), httpx.ReadTimeout("slow"), httpx.ConnectError("away"), failure(429), VIDEO)
+    assert one.videos.retrieve(ID).id == ID
+    assert len(server.requests) == 5
+    assert len(pauses) == 4
+    assert pauses[3] > pauses[0]
+    one, server = client(failure(503), max_retries=2)
+    with pytest.raises(ServerError):
+        one.videos.delete(ID)
+    assert len(server.requests) == 3
+
+
+def test_the_server_says_when_to_come_back_and_whether(pauses: list[float]) -> None:
+    one, _ = client(failure(503, **{"retry-after": "7"}), failure(503, **{"retry-after": "soon"}), VIDEO)
+    one.videos.retrieve(ID)
+    assert pauses[0] == 7.0
+    assert pauses[1] < 1
+    one, server = client(failure(429, **{"x-should-retry": "false"}), VIDEO)
+    with pytest.raises(RateLimitError):
+        one.videos.retrieve(ID)
+    assert len(server.requests) == 1
+
+
+def test_create_is_repeated_only_when_nothing_can_have_been_created() -> None:
+    one, server = client(httpx.ConnectError("away"), VIDEO)
+    assert one.videos.create(prompt="x").id == ID
+    assert len(server.requests) == 2
+    for lost in (httpx.ReadTimeout("slow"), httpx.ReadError("broken"), failure(503)):
+        one, server = client(lost, VIDEO)
+        with pytest.raises((APIConnectionError, ServerError)):
+            one.videos.create(prompt="x")
+        assert len(server.requests) == 1
+
+
+def test_a_page_says_where_the_next_one_begins() -> None:
+    one, server = client({"data": [VIDEO], "last_id": ID, "has_more": True})
+    page = one.videos.list(limit=1, order="asc")
+    assert ([video.id for video in page], len(page), page.last_id, page.has_more) == ([ID], 1, ID, True)
+    assert dict(server.requests[0].url.params) == {"limit": "1", "order": "asc"}
+
+
+def test_cancel_shows_why_it_failed() -> None:
+    error = {"code": "cancelled", "message": "It was cancelled."}
+    one, server = client({**VIDEO, "status": "failed", "error": error})
+    video = one.videos.cancel(ID)
+    assert video.error is not None
+    assert (video.error.code, video.is_finished) == ("cancelled", True)
+    assert (server.requests[0].method, server.requests[0].url.path) == ("POST", f"/v1/videos/{ID}/cancel")
+
+
+@pytest.mark.parametrize("video_id", ["", ".", "..", None])
+def test_an_id_that_is_none_never_reaches_the_server(video_id: Any) -> None:
+    one, server = client(VIDEO)
+    with pytest.raises(VitascopeError, match="not the id"):
+        one.videos.delete(video_id)
+    assert server.requests == []
+
+
+def test_an_id_cannot_lead_elsewhere() -> None:
+    one, server = client(VIDEO)
+    one.videos.retrieve("../models?x=1#y")
+    assert server.requests[0].url.raw_path == b"/v1/videos/..%2Fmodels%3Fx%3D1%23y"
+
+
+def test_events_end_with_the_last_one() -> None:
+    one, _ = client(
+        stream(
+            ("1-0", "queued", {"id": ID}), ("2-0", "progress", {"step": 1}), ("3-0", "completed", {}), ("4-0", "x", {})
+        )
+    )
+    events = list(one.videos.events(ID))
+    assert [(event.id, event.type) for event in events] == [
+        ("1-0", "queued"),
+        ("2-0", "progress"),
+        ("3-0", "completed"),
+    ]
+    assert events[1].data == {"step": 1}
+
+
+def test_events_resume_after_the_last_one_seen_whatever_breaks() -> None:
+    one, server = client(
+        httpx.ConnectError("away"),
+        stream(("1-0", "queued", {}), ("2-0", "progress", {"step": 1}), cut=True),
+        failure(503),
+        stream(),
+        stream(("3-0", "progress", {"step": 2}), cut=True),
+        stream(("4-0", "failed", {"code": "poison", "message": "It crashed."})),
+    )
+    assert [event.id for event in one.videos.events(ID)] == ["1-0", "2-0", "3-0", "4-0"]
+    resumed = [request.headers.get("last-event-id") for request in server.requests]
+    assert resumed == [None, None, "2-0", "2-0", "2-0", "3-0"]
+
+
+def test_a_snapshot_is_a_video_and_may_be_the_last_event() -> None:
+    running = {**VIDEO, "status": "in_progress", "type": "snapshot"}
+    one, server = client(
+        stream(("", "snapshot", running), ("5-0", "progress", {}), cut=True),
+        stream(("", "snapshot", {**running, "status": "completed"})),
+    )
+    first, _, last = one.videos.events(ID, last_event_id="1-0")
+    assert first.video is not None
+    assert (first.video.status, first.is_last, last.is_last) == ("in_progress", False, True)
+    assert [request.headers["last-event-id"] for request in server.requests] == ["1-0", "5-0"]
+
+
+def test_events_of_a_job_whose_end_was_seen_are_none() -> None:
+    one, _ = client(httpx.Response(204))
+    assert list(one.videos.events(ID, last_event_id="9-0")) == []
+
+
+def test_events_of_nothing_are_an_error_at_once() -> None:
+    one, server = client(failure(404, "not_found"))
+    with pytest.raises(NotFoundError):
+        list(one.videos.events(ID))
+    assert len(server.requests) == 1
+
+
+def test_a_server_that_stays_away_is_given_up() -> None:
+    one, _ = client(httpx.ConnectError("away"))
+    with pytest.raises(APIConnectionError):
+        list(one.videos.events(ID, give_up_s=0.0))
+
+
+def test_wait_polls_as_often_as_the_server_says(pauses: list[float]) -> None:
+    poll = httpx.Response(200, json=VIDEO, headers={"openai-poll-after-ms": "250"})
+    one, _ = client(poll, failure(503), VIDEO, {**VIDEO, "status": "completed", "progress": 100}, max_retries=0)
+    assert one.videos.wait(ID).progress == 100
+    assert pauses == [0.25, 1.0, 1.0]
+    one, _ = client(VIDEO)
+    with pytest.raises(APITimeoutError, match="not finished"):
+        one.videos.wait(ID, timeout_s=0.0)
+
+
+def redirect(request: httpx.Request) -> httpx.Response:
+    return httpx.Response(302, headers={"location": "http://delivery.test/videos/x/video?signature=s"})
+
+
+def test_download_returns_bytes_or_writes_a_file_and_keeps_the_key_here(tmp_path: Path) -> None:
+    for target in (None, tmp_path / "video.mp4"):
+        one, server = client(redirect, httpx.Response(200, content=b"film"))
+        got = one.videos.download(ID, target, variant="thumbnail") if target else one.videos.download(ID)
+        assert (got.read_bytes() if isinstance(got, Path) else got) == b"film"
+        assert "authorization" in server.requests[0].headers
+        assert "authorization" not in server.requests[1].headers
+    assert [path.name for path in tmp_path.iterdir()] == ["video.mp4"]
+
+
+def test_a_download_that_breaks_leaves_no_half_file_and_is_tried_again(tmp_path: Path) -> None:
+    def broken(_: httpx.Request) -> httpx.Response:
+        def chunks() -> Iterator[bytes]:
+            yield b"fi"
+            raise httpx.ReadError("the connection broke")
+
+        return httpx.Response(200, content=chunks())
+
+    answers: list[Callable[[httpx.Request], httpx.Response]] = [
+        broken,
+        broken,
+        lambda _: httpx.Response(200, content=b"film"),
+    ]
+    one, _ = client(*answers)
+    assert one.videos.download(ID, tmp_path / "video.mp4").read_bytes() == b"film"
+    one, _ = client(broken, max_retries=1)
+    with pytest.raises(APIConnectionError):
+        one.videos.download(ID, tmp_path / "other.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["video.mp4"]
+
+
+def test_a_video_that_is_not_there_says_why() -> None:
+    one, _ = client(failure(404, "video_not_ready"))
+    with pytest.raises(NotFoundError) as early:
+        one.videos.download(ID)
+    assert early.value.code == "video_not_ready"

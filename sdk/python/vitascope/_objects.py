@@ -1,0 +1,131 @@
+"""What the server answers with, typed. A field that a newer server adds is in `raw`."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class VideoError:
+    """Why a video was not made."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video job."""
+
+    id: str
+    status: Literal["queued", "in_progress", "completed", "failed"]
+    phase: str
+    progress: int  # percent
+    model: str
+    prompt: str
+    seconds: str
+    size: str
+    seed: int
+    created_at: int  # Unix seconds
+    completed_at: int | None
+    expires_at: int | None
+    error: VideoError | None
+    queue_position: int | None
+    eta_seconds: float | None
+    steps_done: int
+    steps_total: int
+    attempt: int
+    metadata: Mapping[str, str]
+    events_url: str
+    raw: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more is going to happen to it."""
+        return self.status in ("completed", "failed")
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Video":
+        """Read the wire object; extensions of ours may be missing."""
+        error = data.get("error")
+        return cls(
+            id=data["id"],
+            status=data["status"],
+            phase=data.get("phase") or data["status"],
+            progress=data.get("progress") or 0,
+            model=data.get("model") or "",
+            prompt=data.get("prompt") or "",
+            seconds=str(data.get("seconds") or ""),
+            size=data.get("size") or "",
+            seed=data.get("seed") or 0,
+            created_at=data.get("created_at") or 0,
+            completed_at=data.get("completed_at"),
+            expires_at=data.get("expires_at"),
+            error=VideoError(error.get("code", ""), error.get("message", "")) if error else None,
+            queue_position=data.get("queue_position"),
+            eta_seconds=data.get("eta_seconds"),
+            steps_done=data.get("steps_done") or 0,
+            steps_total=data.get("steps_total") or 0,
+            attempt=data.get("attempt") or 0,
+            metadata=data.get("metadata") or {},
+            events_url=data.get("events_url") or "",
+            raw=dict(data),
+        )
+
+
+@dataclass(frozen=True)
+class VideoPage:
+    """One page of videos; iterating gives the videos of this page."""
+
+    data: tuple[Video, ...]
+    last_id: str | None
+    has_more: bool
+
+    def __iter__(self) -> Iterator[Video]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model and what it can do."""
+
+    id: str
+    title: str
+    sizes: tuple[str, ...]
+    seconds: tuple[str, ...]
+    raw: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Model":
+        """Read the wire object."""
+        sizes, seconds = tuple(data.get("sizes") or ()), tuple(data.get("seconds") or ())
+        return cls(data["id"], data.get("title") or data["id"], sizes, seconds, dict(data))
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a video.
+
+    `type` is one of queued, started, progress (step, steps, percent, eta_s), checkpoint (step), preempted,
+    resumed (from_step), decoding, postprocessing, completed (urls), failed (code, message), cancelled, and snapshot:
+    the whole Video in place of events that are no longer kept.
+    """
+
+    id: str  # resumes: events(…, last_event_id=id); "" for a snapshot of a job without history
+    type: str
+    data: Mapping[str, Any]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the video is finished with this event."""
+        if self.type == "snapshot":
+            return self.data.get("status") in ("completed", "failed")
+        return self.type in ("completed", "failed", "cancelled")
+
+    @property
+    def video(self) -> Video | None:
+        """The Video that a snapshot carries."""
+        return Video.from_json(self.data) if self.type == "snapshot" else None

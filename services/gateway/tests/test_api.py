@@ -1,0 +1,476 @@
+"""What the API says, over real SQL and real gRPC neighbours."""
+
+import json
+import os
+import sqlite3
+import time
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import grpc
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from vitascope_common import ids, tokens
+from vitascope_gateway.body import MAX_BODY_BYTES
+from vitascope_gateway.testing import SIGNING_KEY
+
+
+def create(inside: Any, **fields: Any) -> str:
+    answer = inside.request("POST", "/v1/videos", json={"prompt": "a red circle", **fields})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def error(answer: httpx.Response) -> dict[str, Any]:
+    body = answer.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert answer.headers["x-request-id"]
+    return dict(body["error"])
+
+
+def sql(inside: Any, statement: str, *values: Any) -> list[sqlite3.Row]:
+    with sqlite3.connect(inside.database.engine.url.database) as connection:
+        connection.row_factory = sqlite3.Row
+        rows = connection.execute(statement, values).fetchall()
+    connection.close()
+    return rows
+
+
+def test_create_answers_with_a_queued_video(inside: Any) -> None:
+    answer = inside.request(
+        "POST", "/v1/videos", json={"prompt": "a  red circle", "seed": 7, "metadata": {"project": "demo"}}
+    )
+    assert answer.status_code == 202
+    video = answer.json()
+    assert answer.headers["location"] == f"http://gateway.test/v1/videos/{video['id']}"
+    assert (video["object"], video["status"], video["phase"], video["progress"]) == ("video", "queued", "queued", 0)
+    assert (video["seconds"], video["size"], video["model"], video["error"]) == ("4", "64x64", "tiny", None)
+    assert (video["prompt"], video["seed"], video["metadata"]) == ("a  red circle", 7, {"project": "demo"})
+    assert (video["fps"], video["num_frames"], video["steps_total"], video["attempt"]) == (8, 33, 24, 0)
+    assert video["events_url"] == f"{answer.headers['location']}/events"
+    assert video["websocket_url"] is None
+    assert abs(video["created_at"] - time.time()) < 60
+    (row,) = sql(inside, "SELECT * FROM jobs")
+    assert json.loads(row["params"])["prompt"] == "a red circle"
+    assert json.loads(row["safety"]) == {"category": "", "score": 0.0, "policy_version": "test-1"}
+
+
+def test_the_scheduler_hears_of_a_new_job(inside: Any) -> None:
+    job_id = create(inside)
+    inside.runner.run(inside.closing[0]())
+    assert inside.neighbours.submitted == [job_id]
+
+
+def test_a_form_says_the_same_as_json(inside: Any) -> None:
+    fields = {"prompt": "a red circle", "seconds": "2", "seed": "9", "metadata[a]": "1", "metadata[b]": "2"}
+    body = [(name, (None, value)) for name, value in fields.items()]
+    body.append(("extra_body", (None, '{"guidance_scale": 3, "num_inference_steps": 30}')))
+    answer = inside.request("POST", "/v1/videos", files=body)
+    assert answer.status_code == 202, answer.text
+    video = answer.json()
+    assert (video["seconds"], video["seed"], video["steps_total"]) == ("2", 9, 30)
+    assert video["metadata"] == {"a": "1", "b": "2"}
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"", None),
+        (b"{", None),
+        (b"[]", None),
+        (b"null", None),
+        (b'"text"', None),
+        (b"\xff\xfe", None),
+        (b'{"prompt": "\xff"}', None),
+        (b'{"prompt": "x", "seed": NaN}', None),
+        (b'{"prompt": "x", "guidance_scale": -Infinity}', None),
+        (b'{"prompt": "x", "guidance_scale": 1e999}', "guidance_scale"),
+        (b'{"prompt": "x", "seed": ' + b"9" * 10_000 + b"}", None),
+        (b'{"prompt": "x", "prompt": "y"}', "prompt"),
+        (b'{"prompt": "x", "extra_body": {"prompt": "y"}}', "prompt"),
+        (b'{"prompt": "x", "extra_body": "["}', "extra_body"),
+        (b'{"prompt": "x", "extra_body": 3}', "extra_body"),
+        (b"[" * 200_000, None),
+        (b'{"prompt":' * 100_000, None),
+        (b'{"prompt": "\\ud800"}', "prompt"),
+        (b'{"prompt": "a\\u0000b"}', "prompt"),
+        (b'{"prompt": "x", "\\ud800": 1}', "\\ud800"),
+        (b"{}", "prompt"),
+    ],
+)
+def test_json_that_cannot_be_used_is_a_400(inside: Any, body: bytes, param: str | None) -> None:
+    answer = inside.request("POST", "/v1/videos", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    said = error(answer)
+    assert (said["param"], said["type"]) == (param, "invalid_request_error")
+
+
+def part(name: str, value: str, extra: str = "") -> str:
+    return f'--XX\r\nContent-Disposition: form-data; name="{name}"{extra}\r\n\r\n{value}\r\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (part("prompt", "x"), None),
+        (part("prompt", "x") + "--XX", None),
+        ("", "prompt"),
+        ("nonsense", None),
+        ("--XX\r\n\r\nno disposition\r\n--XX--", None),
+        (part("prompt", "x") + part("prompt", "y") + "--XX--", "prompt"),
+        (part("metadata[a]", "x") + part("metadata[a]", "y") + "--XX--", "metadata[a]"),
+        (part("metadata", "{}") + part("metadata[a]", "y") + "--XX--", "metadata[a]"),
+        (part("loras[][id]", "x") + "--XX--", "loras"),
+        (part("[]", "x") + "--XX--", None),
+        (part("", "x") + "--XX--", None),
+        (part("prompt", "x", '; filename="x.txt"') + "--XX--", "prompt"),
+        (part("prompt", "x") + part("input_reference", "x", '; filename="x.png"') + "--XX--", "input_reference"),
+        (part("prompt", "x") + part("input_reference[image_url]", "http://x") + "--XX--", "input_reference"),
+        ("".join(part(f"a{number}", "") for number in range(100)) + "--XX--", None),
+    ],
+)
+def test_a_form_that_cannot_be_used_is_a_400(inside: Any, body: str, param: str | None) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=XX"}
+    answer = inside.request("POST", "/v1/videos", content=body.encode(), headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert error(answer)["param"] == param
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "hex", "rot13", "utf-16", "no-such", "undefined"])
+def test_the_charset_of_a_form_is_utf_8_whatever_it_claims(inside: Any, charset: str) -> None:
+    body = (part("prompt", "a naïve circle") + "--XX--\r\n").encode()
+    headers = {"content-type": f"multipart/form-data; boundary=XX; charset={charset}"}
+    answer = inside.request("POST", "/v1/videos", content=body, headers=headers)
+    assert answer.json()["prompt"] == "a naïve circle"
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["", "text/plain", "application/x-www-form-urlencoded", "multipart/mixed; boundary=XX", "application/jsonx", "é"],
+)
+def test_other_content_types_are_a_415(inside: Any, content_type: str) -> None:
+    headers = {"content-type": content_type.encode("latin-1")}
+    answer = inside.request("POST", "/v1/videos", content=b'{"prompt": "x"}', headers=headers)
+    assert answer.status_code == 415
+    assert "application/json or multipart/form-data" in error(answer)["message"]
+
+
+@pytest.mark.parametrize("boundary", ["", "; boundary=", '; boundary=""', "; boundary=" + "x" * 300])
+def test_a_form_without_a_boundary_is_a_400(inside: Any, boundary: str) -> None:
+    headers = {"content-type": f"multipart/form-data{boundary}"}
+    answer = inside.request("POST", "/v1/videos", content=b"--XX--", headers=headers)
+    assert answer.status_code == 400
+    assert error(answer)["param"] == "content-type"
+
+
+def test_a_body_that_is_too_large_is_a_413_whether_announced_or_not(inside: Any) -> None:
+    async def chunks() -> Any:
+        for _ in range(11):
+            yield b"x" * (MAX_BODY_BYTES // 10)
+
+    for content in (b"x" * (MAX_BODY_BYTES + 1), chunks()):
+        answer = inside.request("POST", "/v1/videos", content=content, headers={"content-type": "application/json"})
+        assert answer.status_code == 413
+        assert str(MAX_BODY_BYTES) in error(answer)["message"]
+
+
+fields = st.sampled_from(["prompt", "model", "seconds", "size", "seed", "metadata", "extra_body", "input_reference"])
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("4") | st.just("x" * 300),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+documents = st.dictionaries(fields | st.text(max_size=12), values, max_size=5).map(
+    lambda fields: json.dumps(fields).encode()
+)
+PIECES = (
+    *(
+        b"--XX\r\n",
+        b"--XX--\r\n",
+        b"\r\n",
+        b"\r\n\r\n",
+        b'Content-Disposition: form-data; name="',
+        b'prompt"',
+        b'"',
+        b"x",
+    ),
+    *(b'; filename="f"', b"Content-Type: text/plain; charset=hex", b"\0", b"\xff", b"[a]", b"[]", b"metadata", b"="),
+)
+pieces = st.sampled_from(PIECES)
+forms = st.lists(pieces | st.binary(max_size=8), max_size=25).map(b"".join)
+whole_forms = st.lists(st.tuples(fields | st.text(max_size=8), st.text(max_size=12)), max_size=4).map(
+    lambda parts: ("".join(part(name.replace('"', ""), value) for name, value in parts) + "--XX--").encode(
+        errors="replace"
+    )
+)
+
+
+@given(
+    sent=st.tuples(st.just("application/json"), documents | st.binary(max_size=60))
+    | st.tuples(st.just("multipart/form-data; boundary=XX"), forms | whole_forms)
+    | st.tuples(
+        st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=30), st.binary(max_size=9)
+    )
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_body_causes_a_5xx(inside: Any, sent: tuple[str, bytes]) -> None:
+    content_type, body = sent
+    headers = {"content-type": content_type.encode("latin-1")}
+    answer = inside.request("POST", "/v1/videos", content=body, headers=headers)
+    assert answer.status_code in (202, 400, 415), (answer.status_code, answer.text)
+    if answer.status_code != 202:
+        assert error(answer)["message"]
+
+
+@given(
+    path=st.text(max_size=20).map(lambda text: f"/v1/videos/{text}")
+    | st.text(max_size=20).map(lambda text: f"/{text}"),
+    query=st.dictionaries(
+        st.sampled_from(["after", "limit", "order", "variant", "last_event_id", "x"]), st.text(max_size=30)
+    ),
+    method=st.sampled_from(["GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS", "BREW"]),
+    last_event_id=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_path_or_query_causes_a_5xx(
+    inside: Any, path: str, query: dict[str, str], method: str, last_event_id: str
+) -> None:
+    try:
+        url = httpx.URL("http://gateway.test", path=path, params=query)
+    except (httpx.InvalidURL, UnicodeEncodeError):
+        return
+    answer = inside.request(method, url, headers={"last-event-id": last_event_id})
+    assert answer.status_code < 500, (answer.status_code, answer.text)
+    if answer.status_code >= 400 and method != "HEAD":
+        error(answer)
+
+
+def test_without_a_key_nothing_is_shown(inside: Any) -> None:
+    job_id = create(inside)
+    keys = ["", "Bearer", "Bearer ", "Bearer wrong", f"Basic {inside.keys['acme']}", "Bearer " + "x" * 5000, "Bearer é"]
+    for key in keys:
+        for path in ("/v1/videos", f"/v1/videos/{job_id}", f"/v1/videos/{job_id}/events", "/v1/models"):
+            headers = {"Authorization": key.encode("latin-1")} if key else {}
+            answer = inside.request("GET", path, tenant=None, headers=headers)
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+            assert error(answer)["code"] == "invalid_api_key"
+
+
+def test_another_tenants_video_does_not_exist(inside: Any) -> None:
+    job_id = create(inside)
+    for method, path in (
+        ("GET", ""),
+        ("DELETE", ""),
+        ("POST", "/cancel"),
+        ("GET", "/content"),
+        ("GET", "/events"),
+    ):
+        answer = inside.request(method, f"/v1/videos/{job_id}{path}", tenant="other")
+        assert (answer.status_code, error(answer)["code"]) == (404, "not_found")
+    assert inside.request("GET", "/v1/videos", tenant="other").json()["data"] == []
+    assert error(inside.request("GET", f"/v1/videos?after={job_id}", tenant="other"))["param"] == "after"
+    assert (inside.neighbours.cancelled, inside.neighbours.deleted) == ([], [])
+
+
+def test_a_revoked_key_stops_to_open(inside: Any) -> None:
+    sql(inside, "UPDATE api_keys SET revoked_at_ms = 1")
+    assert inside.request("GET", "/v1/models").status_code == 401
+
+
+def test_a_refused_prompt_never_becomes_a_job(inside: Any) -> None:
+    answer = inside.request("POST", "/v1/videos", json={"prompt": "something forbidden"})
+    assert answer.status_code == 400
+    assert error(answer)["code"] == "moderation_blocked"
+    assert sql(inside, "SELECT * FROM jobs") == []
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED],
+)
+def test_without_a_verdict_nothing_passes(inside: Any, failure: grpc.StatusCode) -> None:
+    inside.neighbours.failure = failure
+    answer = inside.request("POST", "/v1/videos", json={"prompt": "a red circle"})
+    assert (answer.status_code, error(answer)["code"]) == (503, "unavailable")
+    assert answer.headers["retry-after"] == "1"
+    assert sql(inside, "SELECT * FROM jobs") == []
+
+
+def test_without_a_scheduler_a_job_is_promised_and_shown_but_not_cancelled(inside: Any) -> None:
+    job_id = create(inside)
+    inside.neighbours.failure = grpc.StatusCode.UNAVAILABLE
+    video = inside.request("GET", f"/v1/videos/{job_id}").json()
+    assert (video["status"], video["queue_position"], video["eta_seconds"]) == ("queued", None, None)
+    assert inside.request("POST", f"/v1/videos/{job_id}/cancel").status_code == 503
+    assert inside.request("DELETE", f"/v1/videos/{job_id}").status_code == 503
+
+
+def test_without_a_database_every_answer_is_a_503_that_keeps_secrets(inside: Any) -> None:
+    assert inside.request("GET", "/v1/models").status_code == 200  # the key is known now
+    os.rename(inside.database.engine.url.database, inside.database.engine.url.database + ".away")
+    os.mkdir(inside.database.engine.url.database)
+    inside.runner.run(inside.database.close())
+    answer = inside.request("POST", "/v1/videos", json={"prompt": "a red circle"})
+    assert (answer.status_code, error(answer)["code"]) == (503, "unavailable")
+    assert "sqlite" not in answer.text.lower()
+    assert "unable to open" not in answer.text
+    assert inside.request("GET", "/v1/videos", tenant="other").status_code == 503
+    ready = inside.request("GET", "/readyz")
+    assert ready.status_code == 503
+    assert "database" in error(ready)["message"]
+    assert "prompt" not in error(ready)["message"]
+
+
+def test_running_completed_failed_and_cancelled_jobs_show_four_states(inside: Any) -> None:
+    job_id = create(inside, num_inference_steps=50)
+    task = ids.task_id(job_id, "generate", 0)
+    assert inside.request("GET", f"/v1/videos/{job_id}").headers["openai-poll-after-ms"] == "1500"
+
+    sql(inside, "UPDATE jobs SET state = 'running', phase = 'denoising'")
+    sql(inside, "UPDATE tasks SET done = 17, attempt = 2 WHERE task_id = ?", task)
+    video = inside.request("GET", f"/v1/videos/{job_id}").json()
+    assert (video["status"], video["phase"], video["progress"]) == ("in_progress", "denoising", 34)
+    assert (video["steps_done"], video["steps_total"], video["attempt"]) == (17, 50, 2)
+    assert (video["eta_seconds"], video["completed_at"]) == (30.0, None)
+    sql(inside, "UPDATE tasks SET done = 50 WHERE task_id = ?", task)
+    assert inside.request("GET", f"/v1/videos/{job_id}").json()["progress"] == 99
+
+    sql(inside, "UPDATE jobs SET state = 'completed', finished_at_ms = 5000, expires_at_ms = 9000")
+    video = inside.request("GET", f"/v1/videos/{job_id}").json()
+    assert (video["status"], video["progress"], video["completed_at"], video["expires_at"]) == ("completed", 100, 5, 9)
+
+    sql(inside, "UPDATE jobs SET state = 'failed', error_code = 'poison', error_message = 'It crashed three times.'")
+    video = inside.request("GET", f"/v1/videos/{job_id}").json()
+    assert video["error"] == {"code": "poison", "message": "It crashed three times."}
+    assert (video["status"], video["completed_at"]) == ("failed", None)
+
+    sql(inside, "UPDATE jobs SET state = 'cancelled', error_code = NULL, error_message = NULL")
+    video = inside.request("GET", f"/v1/videos/{job_id}").json()
+    assert (video["status"], video["phase"], video["error"]["code"]) == ("failed", "cancelled", "cancelled")
+
+
+def test_content_is_a_link_that_delivery_can_verify(inside: Any) -> None:
+    job_id = create(inside)
+    sql(inside, "UPDATE jobs SET state = 'completed', finished_at_ms = 1")
+    for query, variant, suffix in (("", "video", "mp4"), ("?variant=thumbnail", "thumbnail", "webp")):
+        for method in ("GET", "HEAD"):
+            answer = inside.request(method, f"/v1/videos/{job_id}/content{query}")
+            assert (answer.status_code, answer.headers["cache-control"]) == (302, "no-store")
+            link = urlsplit(answer.headers["location"])
+            assert (link.netloc, link.path) == ("delivery.test", f"/videos/{job_id}/{variant}")
+            signed = tokens.verify_path(link.path, link.query, time.time(), SecretStr(SIGNING_KEY))
+            assert signed == {"filename": f"{job_id}.{suffix}"}
+            assert 3500 < int(parse_qs(link.query)["expires"][0]) - time.time() <= 3600
+    answer = inside.request("GET", f"/v1/videos/{job_id}/content?variant=spritesheet")
+    assert (answer.status_code, error(answer)["param"]) == (400, "variant")
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ("state = 'queued'", "video_not_ready"),
+        ("state = 'running', phase = 'decoding'", "video_not_ready"),
+        ("state = 'failed', error_code = 'poison', error_message = 'It crashed.'", "video_failed"),
+        ("state = 'cancelled'", "video_failed"),
+        ("state = 'completed', expires_at_ms = 1", "video_expired"),
+        ("state = 'completed', deleted_at_ms = 1", "not_found"),
+    ],
+)
+def test_content_that_is_not_there_is_a_404_with_the_reason(inside: Any, change: str, code: str) -> None:
+    job_id = create(inside)
+    sql(inside, f"UPDATE jobs SET {change}")
+    answer = inside.request("GET", f"/v1/videos/{job_id}/content")
+    assert (answer.status_code, error(answer)["code"]) == (404, code)
+
+
+def test_pages_cover_everything_once_in_either_order(inside: Any) -> None:
+    made = [create(inside) for _ in range(5)]
+    sql(inside, "UPDATE jobs SET created_at_ms = 1000 WHERE job_id IN (?, ?)", made[1], made[2])  # a tie
+    for order in ("asc", "desc"):
+        seen: list[str] = []
+        query = ""
+        while True:
+            page = inside.request("GET", f"/v1/videos?limit=2&order={order}{query}").json()
+            found = [video["id"] for video in page["data"]]
+            assert (page["object"], page["first_id"], page["last_id"]) == ("list", found[0], found[-1])
+            seen += found
+            if not page["has_more"]:
+                break
+            query = f"&after={page['last_id']}"
+        assert sorted(seen) == sorted(made)
+        assert seen == (made[1:3] + made[:1] + made[3:] if order == "asc" else (made[1:3] + made[:1] + made[3:])[::-1])
+    sql(inside, "UPDATE jobs SET deleted_at_ms = 1 WHERE job_id = ?", made[3])
+    page = inside.request("GET", f"/v1/videos?after={made[3]}").json()
+    assert made[3] not in [video["id"] for video in page["data"]]
+    assert len(page["data"]) == 3
+    empty = inside.request("GET", "/v1/videos", tenant="other").json()
+    assert empty == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "order=up", "after=x", "after=%00", "after="])
+def test_a_page_that_cannot_be_is_a_400(inside: Any, query: str) -> None:
+    answer = inside.request("GET", f"/v1/videos?{query}")
+    assert (answer.status_code, error(answer)["param"]) == (400, query.partition("=")[0])
+
+
+def test_cancel_and_delete_are_the_schedulers(inside: Any) -> None:
+    job_id = create(inside)
+    assert inside.request("POST", f"/v1/videos/{job_id}/cancel").json()["id"] == job_id
+    answer = inside.request("DELETE", f"/v1/videos/{job_id}", headers={"content-type": "application/json"})
+    assert answer.json() == {"id": job_id, "object": "video.deleted", "deleted": True}
+    assert inside.neighbours.cancelled == inside.neighbours.deleted == [("acme", job_id)]
+
+
+def test_request_ids_are_echoed_when_they_are_sane(inside: Any) -> None:
+    for given_id, is_kept in (("abc-1.2:3", True), ("a" * 129, False), ("a b", False), ("é", False), ("", False)):
+        answer = inside.request("GET", "/healthz", headers={"x-request-id": given_id.encode("latin-1")})
+        assert (answer.headers["x-request-id"] == given_id) is is_kept
+        assert answer.headers.get_list("x-request-id") == [answer.headers["x-request-id"]]
+
+
+def test_routes_and_methods_that_do_not_exist_answer_in_the_envelope(inside: Any) -> None:
+    answer = inside.request("GET", "/v1/nothing")
+    assert (answer.status_code, error(answer)["code"]) == (404, "not_found")
+    answer = inside.request("PATCH", "/v1/videos")
+    assert (answer.status_code, error(answer)["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"]
+
+
+def test_a_host_that_is_none_is_not_repeated(inside: Any) -> None:
+    for host in ("[", "a b", "evil/..", "x" * 300, "user@host", "é"):
+        answer = inside.request("POST", "/v1/videos", json={"prompt": "x"}, headers={"host": host.encode("latin-1")})
+        assert answer.status_code == 202
+        assert answer.headers["location"].startswith("/v1/videos/video_")
+    answer = inside.request("POST", "/v1/videos", json={"prompt": "x"}, headers={"host": "[::1]:80"})
+    assert answer.headers["location"].startswith("http://[::1]:80/v1/videos/video_")
+
+
+def test_models_say_what_they_can_do(inside: Any) -> None:
+    listed = inside.request("GET", "/v1/models").json()
+    assert listed["object"] == "list"
+    (model,) = listed["data"]
+    assert (model["id"], model["object"], model["sizes"], model["seconds"]) == (
+        "tiny",
+        "model",
+        ["64x64", "96x64"],
+        ["2", "4"],
+    )
+    assert inside.request("GET", "/v1/models/tiny").json() == model
+    assert error(inside.request("GET", "/v1/models/sora-2"))["param"] == "model"
+
+
+def test_the_document_names_every_route_and_its_errors(inside: Any) -> None:
+    document = inside.request("GET", "/openapi.json", tenant=None).json()
+    create_ = document["paths"]["/v1/videos"]["post"]
+    assert {"202", "400", "401", "429", "503"} <= set(create_["responses"])
+    assert set(create_["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
+    assert create_["responses"]["400"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorEnvelope")
+    assert "404" in document["paths"]["/v1/videos/{video_id}"]["get"]["responses"]
+    assert "422" not in json.dumps(document)
+    assert inside.request("GET", "/docs", tenant=None).status_code == 200

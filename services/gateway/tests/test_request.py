@@ -1,0 +1,164 @@
+"""Which fields run, and what a refusal says."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitascope_common.errors import InvalidModelError, InvalidRequestError
+from vitascope_common.registry import ModelCard
+from vitascope_gateway.request import IGNORED_FIELDS, MAX_SEED, VideoRequest, parse_request
+
+
+def parse(card: ModelCard, **fields: Any) -> VideoRequest:
+    return parse_request({"prompt": "a red circle", **fields}, [card], None)
+
+
+def refusal(card: ModelCard, **fields: Any) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as refused:
+        parse(card, **fields)
+    return refused.value
+
+
+def test_what_is_left_out_is_the_cards_default(card: ModelCard) -> None:
+    request = parse(card)
+    params = request.params("a red circle", "")
+    assert (request.seconds, request.size, params.num_frames, params.fps) == ("4", "64x64", 33, 8)
+    assert (params.num_inference_steps, params.guidance_scale, params.solver) == (24, 2.5, "euler")
+    assert params.model_sha256 == card.sha256
+    assert request.labels == {}
+
+
+def test_a_seed_is_drawn_when_none_is_given(card: ModelCard) -> None:
+    seeds = {parse(card).seed for _ in range(8)}
+    assert len(seeds) > 1
+    assert all(0 <= seed <= MAX_SEED for seed in seeds)
+    assert parse(card, seed=0).seed == 0
+    assert parse(card, seed="42").seed == 42
+
+
+@pytest.mark.parametrize("seconds", ["4", 4, "2", 2])
+def test_listed_seconds_run(card: ModelCard, seconds: Any) -> None:
+    assert parse(card, seconds=seconds).seconds == str(seconds)
+
+
+@pytest.mark.parametrize("seconds", [4.0, " 4", "4 ", "4.0", "04", "+4", "٤", 3, -4, 10**400, True, "", [], {}, ["4"]])
+def test_other_seconds_do_not_and_the_message_lists_those_that_do(card: ModelCard, seconds: Any) -> None:
+    error = refusal(card, seconds=seconds)
+    assert error.param == "seconds"
+    assert '"2", "4"' in error.message
+
+
+@pytest.mark.parametrize("size", ["64X64", "64x64 ", "1280x720", 64, ["64x64"], ""])
+def test_other_sizes_do_not_run(card: ModelCard, size: Any) -> None:
+    error = refusal(card, size=size)
+    assert error.param == "size"
+    assert '"64x64", "96x64"' in error.message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", -1),
+        ("seed", MAX_SEED + 1),
+        ("seed", 1.5),
+        ("seed", "1e3"),
+        ("seed", "٣"),
+        ("seed", "9" * 5000),
+        ("seed", 10**4000),
+        ("seed", True),
+        ("num_inference_steps", 0),
+        ("num_inference_steps", 201),
+        ("num_inference_steps", "many"),
+        ("guidance_scale", float("nan")),
+        ("guidance_scale", float("inf")),
+        ("guidance_scale", "nan"),
+        ("guidance_scale", "1e1"),
+        ("guidance_scale", -0.1),
+        ("guidance_scale", 10**400),
+        ("guidance_scale", [1]),
+        ("fps", 24),
+        ("fps", "24"),
+        ("num_frames", 17),
+        ("negative_prompt", "x" * 201),
+        ("negative_prompt", 1),
+        ("negative_prompt", "a\0b"),
+        ("prompt", ""),
+        ("prompt", " \n\t"),
+        ("prompt", "x" * 201),
+        ("prompt", "a\ud800"),
+        ("prompt", "a\0"),
+        ("prompt", 7),
+        ("prompt", None),
+        ("input_reference", "data:image/png;base64,AAAA"),
+        ("metadata", "not json"),
+        ("metadata", "[" * 100_000),
+        ("metadata", [1]),
+        ("metadata", {"a": 1}),
+        ("metadata", {"a": "x" * 513}),
+        ("metadata", {"a" * 65: "x"}),
+        ("metadata", {"a": "\0"}),
+        ("metadata", {str(number): "x" for number in range(17)}),
+    ],
+)
+def test_a_refusal_names_the_field(card: ModelCard, field: str, value: Any) -> None:
+    error = refusal(card, **{field: value})
+    assert error.param == field
+    assert field in error.message
+    assert len(error.message) < 300
+
+
+def test_numbers_may_come_as_text_as_forms_send_them(card: ModelCard) -> None:
+    request = parse(
+        card, num_inference_steps="30", guidance_scale="3.5", fps="8", num_frames="33", metadata='{"a":"b"}'
+    )
+    assert (request.num_inference_steps, request.guidance_scale, request.labels) == (30, 3.5, {"a": "b"})
+
+
+def test_a_typo_is_noticed_and_the_closest_field_named(card: ModelCard) -> None:
+    error = refusal(card, num_inference_step=30)
+    assert error.param == "num_inference_step"
+    assert "did you mean num_inference_steps" in error.message
+    assert "known are prompt" in refusal(card, **{"\ud800zzz": 1}).message
+
+
+def test_fields_of_other_servers_and_nulls_are_ignored(card: ModelCard) -> None:
+    parse(card, **dict.fromkeys(IGNORED_FIELDS, "x"))
+    parse(card, seconds=None, size=None, input_reference=None, metadata=None, model=None)
+
+
+def test_a_model_that_is_not_here_is_refused_with_those_that_are(card: ModelCard) -> None:
+    for model in ("sora-2", 7, ["tiny"], ""):
+        with pytest.raises(InvalidModelError, match="available: tiny") as refused:
+            parse(card, model=model)
+        assert refused.value.param == "model"
+    assert parse(card, model="tiny").card is card
+
+
+def test_with_several_models_a_request_says_which(card: ModelCard) -> None:
+    other = card.model_copy(update={"id": "other"})
+    with pytest.raises(InvalidModelError, match="model is required"):
+        parse_request({"prompt": "x"}, [card, other], None)
+    assert parse_request({"prompt": "x"}, [card, other], "other").card is other
+    with pytest.raises(InvalidModelError, match="available: none"):
+        parse_request({"prompt": "x"}, [], None)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.characters(categories=["Cs"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+names = st.sampled_from(["model", "seconds", "size", "seed", "fps", "num_frames", "metadata", "guidance_scale"])
+
+
+@given(fields=st.dictionaries(names | st.text(max_size=20), anything, max_size=6), prompt=anything)
+def test_whatever_comes_is_understood_or_refused(card: ModelCard, fields: dict[str, Any], prompt: Any) -> None:
+    try:
+        request = parse_request({**fields, "prompt": prompt}, [card], None)
+    except InvalidRequestError as error:
+        assert error.param is not None  # noqa: PT017 — either outcome is right
+        error.message.encode()
+    else:
+        request.params(request.prompt, request.negative_prompt)

@@ -1,0 +1,199 @@
+"""One job's stream, step by step: what is told when Redis or SQL is away, and when nothing happens."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
+
+import pytest
+
+from vitascope_common.errors import UnavailableError
+from vitascope_common.events import EventType, StoredEvent
+from vitascope_common.jobs import JobState
+from vitascope_gateway import stream as stream_module
+from vitascope_gateway.hub import MAX_WAITING_EVENTS, FeedHub, Follower, Signal
+from vitascope_gateway.objects import Urls
+from vitascope_gateway.service import JobRecord
+from vitascope_gateway.stream import History, JobStream
+
+JOB = "video_" + "0" * 32
+RECORD = JobRecord(
+    JOB,
+    "acme",
+    JobState.RUNNING,
+    "denoising",
+    "tiny",
+    "a circle",
+    {"seconds": "4", "width_px": 64, "height_px": 64, "seed": 1, "fps": 8, "num_frames": 33},
+    {},
+    1000,
+)
+
+
+def event(number: int, kind: EventType = EventType.PROGRESS) -> StoredEvent:
+    return StoredEvent(f"{number}-0", JOB, kind, {"step": number})
+
+
+class World:
+    """Redis and SQL as a test wants them."""
+
+    def __init__(self) -> None:
+        self.events: list[StoredEvent] = []
+        self.is_redis_away = False
+        self.record: JobRecord | None = RECORD
+        self.is_sql_away = False
+        self.hub = FeedHub(self)
+        self.fed: asyncio.Queue[StoredEvent | None] = asyncio.Queue()
+        self.num_reads = 0
+
+    async def read(self, job_id: str, after: str) -> History:
+        self.num_reads += 1
+        if self.is_redis_away:
+            raise UnavailableError
+        newest = self.events[-1].id if self.events else ""
+        if not after:
+            return History(self.events, None, newest)
+        places = [place for place, one in enumerate(self.events) if one.id == after]
+        if not places:
+            return History([], None, newest)
+        return History(self.events[places[0] + 1 :], self.events[places[0]], newest)
+
+    async def positions(self, before: object) -> dict[str, str]:
+        if self.is_redis_away:
+            raise UnavailableError
+        return {}
+
+    async def read_feeds(self, positions: dict[str, str]) -> list[StoredEvent]:
+        item = await self.fed.get()
+        if item is None:
+            self.is_redis_away = True
+            raise UnavailableError
+        return [item]
+
+    async def reload(self) -> JobRecord | None:
+        if self.is_sql_away:
+            raise UnavailableError
+        return self.record
+
+    def stream(self, last_event_id: str = "", record: JobRecord = RECORD) -> AsyncGenerator[bytes, None]:
+        one = JobStream(record, last_event_id, hub=self.hub, histories=self, reload=self.reload, urls=Urls("http://x"))
+        return one.frames()
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HEARTBEAT_S", "TERMINAL_PATIENCE_S", "AWAY_S"):
+        monkeypatch.setattr(stream_module, name, 0.03)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 — a test's condition
+            await asyncio.sleep(0.001)
+
+
+def names(frames: list[bytes]) -> list[str]:
+    return [next(line[7:] for line in frame.decode().splitlines() if line.startswith("event: ")) for frame in frames]
+
+
+async def collect(frames: AsyncGenerator[bytes, None], num: int) -> list[bytes]:
+    found: list[bytes] = []
+    async with asyncio.timeout(5):
+        while len(found) < num:
+            frame = await anext(frames)
+            if not frame.startswith((b"retry", b":")):
+                found.append(frame)
+    return found
+
+
+async def test_silence_is_filled_with_comments() -> None:
+    world = World()
+    frames = world.stream()
+    assert await anext(frames) == b"retry: 1000\n\n"
+    assert [await anext(frames) for _ in range(3)] == [b": heartbeat\n\n"] * 3
+    world.is_sql_away = True
+    assert await anext(frames) == b": heartbeat\n\n"
+    await frames.aclose()
+    assert world.hub.num_followers == 0
+
+
+async def test_after_a_silence_sql_says_that_the_job_is_over() -> None:
+    world = World()
+    frames = world.stream()
+    await anext(frames)
+    world.record = replace(RECORD, state=JobState.FAILED, error_code="poison")
+    rest = [frame async for frame in frames]
+    assert names(rest) == ["snapshot"]
+    assert b'"code":"poison"' in rest[0]
+
+
+async def test_a_job_that_was_deleted_ends_its_streams() -> None:
+    world = World()
+    frames = world.stream()
+    await anext(frames)
+    world.record = None
+    assert [frame async for frame in frames] == []
+
+
+async def test_what_the_feed_and_the_history_both_tell_is_told_once() -> None:
+    world = World()
+    world.events = [event(1), event(2)]
+    frames = world.stream()
+    assert len(await collect(frames, 2)) == 2
+    reader = asyncio.create_task(world.hub.run())
+    for number in (2, 3, 1):
+        world.fed.put_nowait(event(number))
+    world.events.append(event(3))
+    world.fed.put_nowait(event(4, EventType.COMPLETED))
+    rest = [frame async for frame in frames if not frame.startswith(b":")]
+    assert [frame.split(b"\n")[0] for frame in rest] == [b"id: 3-0", b"id: 4-0"]
+    reader.cancel()
+
+
+async def test_with_redis_away_sql_speaks_and_with_both_away_the_stream_stays() -> None:
+    world = World()
+    world.events = [event(1)]
+    frames = world.stream()
+    await collect(frames, 1)
+    reader = asyncio.create_task(world.hub.run())
+    await until(lambda: world.num_reads >= 1)
+    world.fed.put_nowait(None)
+    await until(lambda: world.is_redis_away)
+    assert names(await collect(frames, 2)) == ["snapshot", "snapshot"]
+    world.is_sql_away = True
+    async with asyncio.timeout(5):
+        while await anext(frames) != b": waiting\n\n":
+            pass
+    world.is_sql_away, world.is_redis_away = False, False
+    world.events.append(event(2))
+    world.events.append(event(3, EventType.COMPLETED))
+    rest = [frame async for frame in frames if frame.startswith(b"id: ")]
+    assert [frame.split(b"\n")[0] for frame in rest] == [b"id: 2-0", b"id: 3-0"]
+    reader.cancel()
+
+
+async def test_a_lost_history_is_replaced_by_a_snapshot_that_can_be_resumed_from() -> None:
+    world = World()
+    world.events = [event(7)]
+    frames = world.stream("5-0")
+    (snapshot,) = await collect(frames, 1)
+    assert snapshot.startswith(b"id: 7-0\nevent: snapshot\n")
+    await frames.aclose()
+
+
+async def test_a_full_follower_is_closed_and_its_neighbour_is_not() -> None:
+    follower, other = Follower(JOB), Follower(JOB)
+    for number in range(MAX_WAITING_EVENTS + 1):
+        follower.put(event(number))
+    other.put(event(1))
+    assert await follower.next(1) is Signal.CLOSE
+    assert await other.next(1) == event(1)
+    assert await other.next(0.01) is None
+
+
+async def test_a_closing_hub_ends_every_stream_present_and_future() -> None:
+    world = World()
+    frames = world.stream()
+    await anext(frames)
+    world.hub.close()
+    assert [frame async for frame in frames] == []
+    assert [frame async for frame in world.stream()] == [b"retry: 1000\n\n"]

@@ -1,0 +1,1 @@
+"""The gateway: the public REST API, where a request becomes a job."""

@@ -1,0 +1,135 @@
+"""Run the gateway: `python -m vitascope_gateway`."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+
+from vitascope_common import redis_clients, rpc, telemetry
+from vitascope_common.database import Database
+from vitascope_common.errors import ConfigurationError
+from vitascope_common.registry import Registry
+from vitascope_gateway.adapters.events import RedisEvents
+from vitascope_gateway.adapters.models import RegistryCatalogue
+from vitascope_gateway.adapters.services import PromptClient, SchedulerClient
+from vitascope_gateway.adapters.sql import SqlStore
+from vitascope_gateway.api import make_app
+from vitascope_gateway.hub import FeedHub
+from vitascope_gateway.service import Gateway, MediaLinks
+from vitascope_gateway.settings import GatewaySettings
+
+DRAIN_S = 4
+
+_log = structlog.stdlib.get_logger("vitascope.gateway")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with signals left to us: streams must end before it waits for connections. Says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._on_started()
+
+
+async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises ConfigurationError when the port is taken."""
+    database = Database(settings.database_url, pool_size=10)
+    redis_url = settings.redis_url.get_secret_value()
+    redis, blocking = redis_clients.connect_async(redis_url), redis_clients.connect_async(redis_url, is_blocking=True)
+    prompt, scheduler = rpc.connect(settings.prompt_address), rpc.connect(settings.scheduler_address)
+    events = RedisEvents(redis, blocking)
+    store = SqlStore(database)
+    hub = FeedHub(events)
+    gateway = Gateway(
+        store=store,
+        prompts=PromptClient(prompt),
+        scheduler=SchedulerClient(scheduler),
+        catalogue=RegistryCatalogue(Registry(settings.models_dir)),
+        events=events,
+        links=MediaLinks(settings.delivery_url, settings.signing_key, settings.link_ttl_s),
+        default_model=settings.default_model,
+    )
+    app = make_app(gateway, store, hub, events, public_url=settings.public_url)
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+    address = "{}:{}".format(*listener.getsockname())
+
+    def started() -> None:
+        watched.mark_ready(True)
+        _log.info("gateway.ready", address=address)
+
+    server = _Server(config, started)
+
+    def stop() -> None:
+        watched.mark_ready(False)
+        hub.close()
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop)
+    reader = asyncio.create_task(hub.run())
+    reader.add_done_callback(lambda _: stop())  # without it the streams would be silent: let a supervisor restart us
+    try:
+        await server.serve([listener])
+        await gateway.drain()
+        if reader.done():
+            await reader
+    finally:
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
+        for channel in (prompt, scheduler):
+            await channel.close()
+        await redis.aclose()
+        await blocking.aclose()
+        await database.close()
+
+
+def main() -> int:
+    """Return the exit status: 0 after a drain, 2 when the configuration cannot be used."""
+    try:
+        settings = GatewaySettings.load()
+        watched = telemetry.start("gateway", settings)
+        try:
+            asyncio.run(serve(settings, watched))
+        finally:
+            watched.shutdown()
+    except ConfigurationError as error:
+        print(error.message, file=sys.stderr)  # noqa: T201 — before or after logging works
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

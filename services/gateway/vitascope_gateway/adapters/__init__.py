@@ -1,0 +1,1 @@
+"""The gateway's outside world, translated: SQL, Redis streams, the prompt service and the scheduler."""

@@ -1,0 +1,94 @@
+"""Redis: the history of each job and the live feeds."""
+
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from vitascope_common import keys
+from vitascope_common.errors import UnavailableError
+from vitascope_common.events import StoredEvent, from_feed, from_history, id_order
+from vitascope_gateway.stream import History
+
+BLOCK_MS = 5000
+BATCH = 500
+
+_STREAM_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
+
+_log = structlog.stdlib.get_logger("vitascope.gateway")
+
+
+class RedisEvents:
+    """Implements stream.Histories and hub.Feeds; `blocking` has a connection of its own for the feeds."""
+
+    def __init__(self, redis: Redis, blocking: Redis) -> None:
+        self._redis = redis
+        self._blocking = blocking
+
+    async def ping(self) -> None:
+        """Raise UnavailableError unless Redis answers."""
+        async with _translated():
+            await self._redis.ping()
+
+    async def read(self, job_id: str, after: str) -> History:
+        """Return the events after one id, and that one's event if it is still held."""
+        key = keys.events(job_id)
+        entries: Any = []
+        async with _translated():
+            if not after or _STREAM_ID.fullmatch(after):
+                entries = await self._redis.xrange(key, min=after or "-")
+            found = _events(job_id, entries)
+            if not after:
+                return History(found, None, found[-1].id if found else "")
+            if found and found[0].id == after:
+                return History(found[1:], found[0], found[-1].id)
+            newest: Any = await self._redis.xrevrange(key, count=1)
+        return History([], None, newest[0][0] if newest else "")
+
+    async def positions(self, before: Mapping[str, str]) -> dict[str, str]:
+        """Return the end of each feed, or the place before where the feed still reaches beyond it."""
+        positions = {}
+        async with _translated():
+            for shard in range(keys.NUM_EVENT_SHARDS):
+                feed = keys.feed(shard)
+                newest: Any = await self._blocking.xrevrange(feed, count=1)
+                end = newest[0][0] if newest else "0-0"
+                start = before.get(feed, end)
+                positions[feed] = start if id_order(start) <= id_order(end) else "0-0"
+        return positions
+
+    async def read_feeds(self, positions: dict[str, str]) -> Sequence[StoredEvent]:
+        """Wait up to 5 s for events after `positions`, which are moved on."""
+        found: list[StoredEvent] = []
+        async with _translated():
+            answer: Any = await self._blocking.xread(cast(Any, positions), count=BATCH, block=BLOCK_MS)
+        for feed, entries in answer.items() if isinstance(answer, dict) else answer or ():
+            for entry_id, fields in entries:
+                positions[feed] = entry_id
+                try:
+                    found.append(from_feed(fields))
+                except (KeyError, ValueError):  # of a newer version than this process
+                    _log.warning("feed.unknown_event", feed=feed, entry=entry_id)
+        return found
+
+
+def _events(job_id: str, entries: Any) -> list[StoredEvent]:
+    found = []
+    for entry_id, fields in entries:
+        try:
+            found.append(from_history(job_id, entry_id, fields))
+        except (KeyError, ValueError):  # of a newer version than this process
+            _log.warning("history.unknown_event", job=job_id, entry=entry_id)
+    return found
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise UnavailableError("Redis is not available at the moment.") from error

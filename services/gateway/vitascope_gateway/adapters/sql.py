@@ -1,0 +1,118 @@
+"""SQL: keys and tenants, admission, and reading jobs."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from vitascope_common.database import Database
+from vitascope_common.errors import InvalidRequestError
+from vitascope_common.jobs import GENERATE, JobState
+from vitascope_common.tables import api_keys, jobs, tasks, tenants
+from vitascope_gateway import admission
+from vitascope_gateway.service import JobRecord
+
+KEY_CACHE_S = 5.0
+KEY_CACHE_SIZE = 10_000
+
+_COLUMNS = (
+    jobs,
+    tasks.c.done.label("steps_done"),
+    tasks.c.total.label("steps_total"),
+    tasks.c.attempt,
+    tasks.c.cost_s,
+)
+# The first stage does the work that people watch.
+_JOBS = sa.select(*_COLUMNS).select_from(
+    jobs.outerjoin(
+        tasks,
+        sa.and_(
+            tasks.c.job_id == jobs.c.job_id, tasks.c.stage == GENERATE.stages[0].name, tasks.c.shard == sa.literal(0)
+        ),
+    )
+)
+
+
+class SqlStore:
+    """Implements service.Store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._keys: dict[str, tuple[str | None, float]] = {}
+
+    async def tenant_of(self, key_sha256: str) -> str | None:
+        """Return whose key this is; None for one that is unknown or revoked. Cached for a few seconds."""
+        now = time.monotonic()
+        known = self._keys.get(key_sha256)
+        if known is not None and now < known[1]:
+            return known[0]
+        query = (
+            sa.select(api_keys.c.tenant_id)
+            .join(tenants, tenants.c.tenant_id == api_keys.c.tenant_id)
+            .where(api_keys.c.key_sha256 == key_sha256, api_keys.c.revoked_at_ms.is_(None))
+        )
+        async with self._database.read() as connection:
+            tenant_id: str | None = (await connection.execute(query)).scalar_one_or_none()
+        if len(self._keys) >= KEY_CACHE_SIZE:
+            self._keys.clear()
+        self._keys[key_sha256] = (tenant_id, now + KEY_CACHE_S)
+        return tenant_id
+
+    async def admit(self, job: admission.NewJob) -> None:
+        """Write the job in one transaction."""
+        await admission.admit(self._database, job)
+
+    async def job(self, tenant_id: str, job_id: str) -> JobRecord | None:
+        """Return one job of this tenant that is not deleted."""
+        query = _JOBS.where(jobs.c.job_id == job_id, jobs.c.tenant_id == tenant_id, jobs.c.deleted_at_ms.is_(None))
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return None if row is None else _record(row)
+
+    async def page(
+        self, tenant_id: str, after: str | None, limit: int, is_ascending: bool
+    ) -> tuple[Sequence[JobRecord], bool]:
+        """Return a page by creation, and whether more follow. A deleted video still serves as `after`."""
+        place = sa.tuple_(jobs.c.created_at_ms, jobs.c.job_id)
+        query = _JOBS.where(jobs.c.tenant_id == tenant_id, jobs.c.deleted_at_ms.is_(None)).limit(limit + 1)
+        async with self._database.read() as connection:
+            if after is not None:
+                cursor = sa.select(jobs.c.created_at_ms).where(jobs.c.job_id == after, jobs.c.tenant_id == tenant_id)
+                created_at_ms = (await connection.execute(cursor)).scalar_one_or_none()
+                if created_at_ms is None:
+                    raise InvalidRequestError("after must be the id of one of your videos.", param="after")
+                start = sa.tuple_(sa.literal(created_at_ms), sa.literal(after))
+                query = query.where(place > start if is_ascending else place < start)
+            if is_ascending:
+                query = query.order_by(jobs.c.created_at_ms, jobs.c.job_id)
+            else:
+                query = query.order_by(jobs.c.created_at_ms.desc(), jobs.c.job_id.desc())
+            rows = (await connection.execute(query)).mappings().all()
+        return [_record(row) for row in rows[:limit]], len(rows) > limit
+
+    async def check(self) -> None:
+        """Raise UnavailableError unless the database answers."""
+        await self._database.check()
+
+
+def _record(row: Any) -> JobRecord:
+    return JobRecord(
+        job_id=row["job_id"],
+        tenant_id=row["tenant_id"],
+        state=JobState(row["state"]),
+        phase=row["phase"],
+        model=row["model"],
+        prompt=row["prompt"],
+        params=row["params"],
+        labels=row["labels"],
+        created_at_ms=row["created_at_ms"],
+        finished_at_ms=row["finished_at_ms"],
+        expires_at_ms=row["expires_at_ms"],
+        error_code=row["error_code"],
+        error_message=row["error_message"],
+        steps_done=row["steps_done"] or 0,
+        steps_total=row["steps_total"] or 0,
+        attempt=row["attempt"] or 0,
+        cost_s=row["cost_s"] or 0.0,
+    )

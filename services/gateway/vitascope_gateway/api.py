@@ -1,0 +1,260 @@
+"""The public REST API: routes, authentication and documentation. The wire format is that of OpenAI's /v1/videos."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI, Query, Request
+from fastapi.security import HTTPBearer
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from vitascope_common import tokens
+from vitascope_common.errors import NotFoundError, UnauthenticatedError, UnavailableError
+from vitascope_common.events import TERMINAL_EVENTS
+from vitascope_gateway import objects
+from vitascope_gateway.body import read_fields
+from vitascope_gateway.edge import EdgeMiddleware, error_response, install_error_handlers
+from vitascope_gateway.hub import FeedHub
+from vitascope_gateway.objects import ErrorEnvelope, Model, ModelList, Urls, Video, VideoDeleted, VideoList
+from vitascope_gateway.openapi import CREATE_BODY, install_openapi
+from vitascope_gateway.service import Gateway, JobRecord, Store
+from vitascope_gateway.stream import BEGINNING, Histories, JobStream
+
+SEND_TIMEOUT_S = 20.0
+"""A client that takes nothing for this long is gone."""
+MAX_LAST_EVENT_ID_CHARS = 100
+
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?", re.ASCII)
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    what = {
+        400: "The request is invalid; `param` names the field.",
+        401: "The API key is missing or not valid.",
+        404: "Not found, or not yours.",
+        413: "The body is too large.",
+        415: "The body is neither JSON nor multipart.",
+        429: "A rate or quota is used up.",
+        503: "Something needed is away; repeating the request is safe.",
+    }
+    return {status: {"model": ErrorEnvelope, "description": what[status]} for status in statuses}
+
+
+def make_app(
+    gateway: Gateway, store: Store, hub: FeedHub, histories: Histories, *, public_url: str | None = None
+) -> FastAPI:
+    """Build the application."""
+    app = FastAPI(
+        title="Vitascope",
+        version="1",
+        description="Prompt in, signed video out. The format of OpenAI's /v1/videos, with events and cancel.",
+        redirect_slashes=False,
+    )
+    app.add_middleware(EdgeMiddleware)
+    install_error_handlers(app)
+    bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="`Authorization: Bearer vs_…`")
+
+    async def tenant(request: Request, _: Annotated[Any, Depends(bearer)]) -> str:
+        """Return whose request this is."""
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        key = key.strip()
+        tenant_id = None
+        if scheme.lower() == "bearer" and 0 < len(key) <= 512:
+            tenant_id = await store.tenant_of(tokens.api_key_hash(key))
+        if tenant_id is None:
+            raise UnauthenticatedError("The API key is missing or not valid; send `Authorization: Bearer KEY`.")
+        return tenant_id
+
+    def urls(request: Request) -> Urls:
+        """Return the URLs as this client reaches us; a Host that is none is not repeated."""
+        if public_url is not None:
+            return Urls(public_url)
+        host = request.headers.get("host", "")
+        return Urls(f"{request.scope['scheme']}://{host}" if _HOST.fullmatch(host) else "")
+
+    Tenant = Annotated[str, Depends(tenant)]
+    Links = Annotated[Urls, Depends(urls)]
+
+    @app.post(
+        "/v1/videos",
+        status_code=202,
+        response_model=Video,
+        responses=_errors(400, 401, 413, 415, 429, 503),
+        openapi_extra=CREATE_BODY,
+        tags=["videos"],
+    )
+    async def create_video(request: Request, tenant_id: Tenant, links: Links) -> Response:
+        """Create a video. It is promised once this answers 202."""
+        record = await gateway.create(tenant_id, await read_fields(request))
+        body = objects.video(record, links).model_dump()
+        return JSONResponse(body, 202, {"Location": links.video(record.job_id)})
+
+    @app.get("/v1/videos", response_model=VideoList, responses=_errors(400, 401, 503), tags=["videos"])
+    async def list_videos(
+        tenant_id: Tenant,
+        links: Links,
+        after: Annotated[str | None, Query(description="Id of the last video of the page before.")] = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Annotated[Literal["asc", "desc"], Query(description="By creation.")] = "desc",
+    ) -> Response:
+        """List your videos."""
+        records, has_more = await gateway.page(tenant_id, after, limit, order == "asc")
+        return JSONResponse(objects.video_list(records, has_more, links).model_dump())
+
+    @app.get("/v1/videos/{video_id}", response_model=Video, responses=_errors(401, 404, 503), tags=["videos"])
+    async def get_video(video_id: str, tenant_id: Tenant, links: Links) -> Response:
+        """Show one video. The header `openai-poll-after-ms` says when to ask again."""
+        record = await gateway.video(tenant_id, video_id)
+        position = await gateway.queue_position(record)
+        eta_s = position.eta_s if position.eta_s is not None else _remaining_s(record)
+        headers = {"openai-poll-after-ms": str(int(min(max(eta_s * 1000 / 20, 500), 5000)))}
+        return JSONResponse(objects.video(record, links, position).model_dump(), headers=headers)
+
+    @app.delete("/v1/videos/{video_id}", response_model=VideoDeleted, responses=_errors(401, 404, 503), tags=["videos"])
+    async def delete_video(video_id: str, tenant_id: Tenant) -> Response:
+        """Delete a video; one that is still being made is cancelled first."""
+        await gateway.delete(tenant_id, video_id)
+        return JSONResponse(VideoDeleted(id=video_id).model_dump())
+
+    @app.post("/v1/videos/{video_id}/cancel", response_model=Video, responses=_errors(401, 404, 503), tags=["videos"])
+    async def cancel_video(video_id: str, tenant_id: Tenant, links: Links) -> Response:
+        """Cancel a video that is not finished; a finished one stays as it is."""
+        return JSONResponse(objects.video(await gateway.cancel(tenant_id, video_id), links).model_dump())
+
+    @app.get(
+        "/v1/videos/{video_id}/content",
+        status_code=302,
+        response_class=RedirectResponse,
+        responses=_errors(400, 401, 404, 503),
+        tags=["videos"],
+    )
+    async def get_content(
+        video_id: str,
+        tenant_id: Tenant,
+        variant: Annotated[Literal["video", "thumbnail"], Query()] = "video",
+    ) -> Response:
+        """Go to the file itself: a signed URL that expires."""
+        link = await gateway.content_link(tenant_id, video_id, variant)
+        return RedirectResponse(link, 302, {"Cache-Control": "no-store"})
+
+    app.head("/v1/videos/{video_id}/content", include_in_schema=False)(get_content)
+
+    @app.get(
+        "/v1/videos/{video_id}/events",
+        responses={
+            200: {"content": {"text/event-stream": {}}, "description": "Events, until the video is finished."},
+            204: {"description": "The event in Last-Event-ID was the last one."},
+            **_errors(401, 404, 503),
+        },
+        response_class=Response,
+        tags=["videos"],
+    )
+    async def follow_video(
+        request: Request,
+        video_id: str,
+        tenant_id: Tenant,
+        links: Links,
+        last_event_id: Annotated[str, Query(description="Where to resume; the header Last-Event-ID wins.")] = "",
+    ) -> Response:
+        """Follow a video as server-sent events. `Last-Event-ID` resumes without gap or duplicate."""
+        record = await gateway.video(tenant_id, video_id)
+        last_id = request.headers.get("last-event-id", last_event_id).strip()[:MAX_LAST_EVENT_ID_CHARS]
+        if last_id not in BEGINNING and await _was_the_last(histories, video_id, last_id):
+            return Response(status_code=204)  # a browser's EventSource then stops to reconnect
+
+        async def reload() -> JobRecord | None:
+            return await store.job(tenant_id, video_id)
+
+        stream = JobStream(record, last_id, hub=hub, histories=histories, reload=reload, urls=links)
+        return EventStreamResponse(stream.frames)
+
+    @app.get("/v1/models", response_model=ModelList, responses=_errors(401, 503), tags=["models"])
+    async def list_models(tenant_id: Tenant) -> Response:
+        """List the models and what each can do."""
+        return JSONResponse(ModelList(data=[objects.model(card) for card in gateway.models()]).model_dump())
+
+    @app.get("/v1/models/{model_id}", response_model=Model, responses=_errors(401, 404, 503), tags=["models"])
+    async def get_model(model_id: str, tenant_id: Tenant) -> Response:
+        """Show one model."""
+        card = next((card for card in gateway.models() if card.id == model_id), None)
+        if card is None:
+            raise NotFoundError("There is no such model; GET /v1/models lists what there is.", param="model")
+        return JSONResponse(objects.model(card).model_dump())
+
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> dict[str, str]:
+        """Tell that this process runs."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses=_errors(503), tags=["health"])
+    async def readyz() -> Response:
+        """Tell whether a request could be served, and if not, what is missing."""
+        missing = await gateway.missing()
+        if missing:
+            return error_response(UnavailableError(f"Not ready; these do not answer: {', '.join(missing)}."))
+        return JSONResponse({"status": "ok"})
+
+    install_openapi(app)
+    return app
+
+
+class EventStreamResponse(Response):
+    """Server-sent events. Ends with the generator, with the client, or when the client takes nothing for 20 s."""
+
+    def __init__(self, frames: Callable[[], AsyncGenerator[bytes]]) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = b""
+        self._frames = frames
+        self.init_headers(
+            {
+                "Content-Type": "text/event-stream; charset=utf-8",
+                "Cache-Control": "no-cache",
+                "X-Accel-Buffering": "no",
+            }
+        )
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send frames until either side has enough."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        pump = asyncio.create_task(self._pump(send))
+        gone = asyncio.create_task(_until_gone(receive))
+        try:
+            await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (pump, gone):
+                task.cancel()
+            results = await asyncio.gather(pump, gone, return_exceptions=True)
+        if isinstance(results[0], Exception) and not isinstance(results[0], TimeoutError):
+            raise results[0]
+
+    async def _pump(self, send: Send) -> None:
+        async with aclosing(self._frames()) as frames:
+            async for data in frames:
+                async with asyncio.timeout(SEND_TIMEOUT_S):
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _was_the_last(histories: Histories, job_id: str, last_id: str) -> bool:
+    try:
+        at = (await histories.read(job_id, last_id)).at
+    except UnavailableError:
+        return False
+    return at is not None and at.type in TERMINAL_EVENTS
+
+
+def _remaining_s(record: JobRecord) -> float:
+    """Guess from the card's estimate and the steps that are left."""
+    left = 1 - record.steps_done / record.steps_total if record.steps_total else 1.0
+    return record.cost_s * left

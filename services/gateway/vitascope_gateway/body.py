@@ -1,0 +1,175 @@
+"""Request body -> fields. JSON and multipart mean the same; whatever cannot be read is a 4xx that says why."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator
+from typing import Any, NoReturn
+
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from vitascope_common.errors import InvalidRequestError
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+BODY_TIMEOUT_S = 30.0
+MAX_PARTS = 64
+
+_BRACKETS = re.compile(r"([^\[\]]+)(?:\[([^\[\]]+)\])?")
+_JSON_TYPE = re.compile(r"application/(json|[a-z0-9.+-]+\+json)")
+
+
+class EdgeError(InvalidRequestError):
+    """A request that HTTP itself has a status for."""
+
+    def __init__(self, status: int, code: str, message: str, *, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.status = status
+        self.code = code
+
+
+async def read_fields(request: Request) -> dict[str, Any]:
+    """Return the fields of a JSON or multipart body; `a[b]` becomes an object, `extra_body` is merged.
+
+    Raises:
+        InvalidRequestError: names the field, or the place in the JSON text.
+        EdgeError: 408 too slow, 413 too large, 415 neither JSON nor multipart.
+    """
+    content_type = request.headers.get("content-type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
+    if _JSON_TYPE.fullmatch(media_type):
+        fields = _parse_json(await _read(request), None)
+    elif media_type == "multipart/form-data":
+        fields = await _parse_multipart(await _read(request), content_type)
+    else:
+        raise EdgeError(
+            415,
+            "unsupported_media_type",
+            "The content type must be application/json or multipart/form-data.",
+            param="content-type",
+        )
+    return _merge_extra_body(fields)
+
+
+async def _read(request: Request) -> bytes:
+    """Read the body up to its limit; one that is announced as too large is not read at all."""
+    too_large = EdgeError(413, "body_too_large", f"The body is too large; at most {MAX_BODY_BYTES} bytes are allowed.")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > 15 or int(length) > MAX_BODY_BYTES):
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise too_large
+    except TimeoutError:
+        raise EdgeError(408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s.") from None
+    except ClientDisconnect:
+        raise EdgeError(400, "body_incomplete", "The connection closed before the body had arrived.") from None
+    return bytes(body)
+
+
+def _parse_json(body: bytes | str, param: str | None) -> dict[str, Any]:
+    what = param or "The body"
+    try:
+        text = body.decode() if isinstance(body, bytes) else body
+        fields = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates)
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"{what} is not UTF-8: byte {error.start} is wrong.", param=param) from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InvalidRequestError(f"{what} is not valid JSON ({where}: {error.msg}).", param=param) from None
+    except RecursionError:
+        raise InvalidRequestError(f"{what} is nested too deeply.", param=param) from None
+    except ValueError:  # a number with thousands of digits
+        raise InvalidRequestError(f"{what} holds a number that is too large.", param=param) from None
+    if not isinstance(fields, dict):
+        raise InvalidRequestError(f'{what} must be a JSON object such as {{"prompt": "a red circle"}}.', param=param)
+    return fields
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidRequestError(f"The body holds {name}, which is not valid JSON.")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _twice(name)
+            seen.add(name)
+    return found
+
+
+def _twice(name: str) -> InvalidRequestError:
+    shown = ascii(name[:60])[1:-1]
+    return InvalidRequestError(f"The field {shown} is given more than once.", param=shown)
+
+
+async def _parse_multipart(body: bytes, content_type: str) -> dict[str, Any]:
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    if not 1 <= len(boundary) <= 200:
+        raise InvalidRequestError("The multipart content type has no usable boundary.", param="content-type")
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    # The charset of the outer type is not passed on: text is UTF-8 (RFC 7578).
+    headers = Headers(raw=[(b"content-type", b'multipart/form-data; boundary="%s"' % boundary.replace(b'"', b""))])
+    parser = MultiPartParser(headers, stream(), max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=MAX_BODY_BYTES)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise InvalidRequestError(f"The multipart body cannot be read: {error.message}") from None
+    if body and not body.rstrip().endswith(b"--" + boundary + b"--"):
+        await form.close()
+        raise InvalidRequestError("The multipart body is cut off: its closing boundary is missing.")
+    fields: dict[str, Any] = {}
+    try:
+        for name, value in form.multi_items():
+            _put(fields, name, value)
+    finally:
+        await form.close()
+    return fields
+
+
+def _put(fields: dict[str, Any], name: str, value: str | UploadFile) -> None:
+    shown = ascii(name[:60])[1:-1]
+    match = _BRACKETS.fullmatch(name)
+    if match is None:
+        message = f"The form field {shown} has a name that cannot be read; send the object as JSON text."
+        raise InvalidRequestError(message, param=shown.partition("[")[0] or None)
+    root, key = match.group(1), match.group(2)
+    if isinstance(value, UploadFile) and root != "input_reference":
+        raise InvalidRequestError(f"The field {shown} must be text, not a file.", param=shown)
+    if key is None:
+        if root in fields:
+            raise _twice(root)
+        fields[root] = value
+        return
+    inner = fields.setdefault(root, {})
+    if not isinstance(inner, dict) or key in inner:
+        raise _twice(name)
+    inner[key] = value
+
+
+def _merge_extra_body(fields: dict[str, Any]) -> dict[str, Any]:
+    """Merge `extra_body`, an object or its JSON text, as other servers of this format do."""
+    extra = fields.pop("extra_body", None)
+    if extra is None:
+        return fields
+    if isinstance(extra, str):
+        extra = _parse_json(extra, "extra_body")
+    if not isinstance(extra, dict):
+        raise InvalidRequestError("extra_body must be an object or the JSON text of one.", param="extra_body")
+    for name, value in extra.items():
+        if name in fields:
+            raise _twice(name)
+        fields[name] = value
+    return fields

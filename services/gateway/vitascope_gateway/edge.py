@@ -1,0 +1,136 @@
+"""What every request and answer has in common: request ids, spans, metrics, and the one shape of an error."""
+
+import re
+import secrets
+import time
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vitascope_common import telemetry
+from vitascope_common.errors import ErrorKind, InternalError, VitascopeError, http_status
+from vitascope_gateway import metrics
+
+ERROR_TYPE: Mapping[ErrorKind, str] = {
+    ErrorKind.INVALID: "invalid_request_error",
+    ErrorKind.DENIED: "authentication_error",
+    ErrorKind.NOT_FOUND: "invalid_request_error",
+    ErrorKind.CONFLICT: "invalid_request_error",
+    ErrorKind.EXHAUSTED: "rate_limit_error",
+    ErrorKind.UNAVAILABLE: "server_error",
+    ErrorKind.TIMEOUT: "server_error",
+    ErrorKind.CANCELLED: "invalid_request_error",
+    ErrorKind.INTERNAL: "server_error",
+}
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+RETRY_AFTER_S = 1
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+_log = structlog.stdlib.get_logger("vitascope.gateway")
+
+
+def error_response(error: VitascopeError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return the envelope that clients of this wire format read."""
+    status = getattr(error, "status", None) or http_status(error)
+    type_ = "permission_error" if status == 403 else ERROR_TYPE[error.kind]
+    body = {"message": error.message, "type": type_, "param": error.param, "code": error.code}
+    extra = dict(headers or {})
+    if status == 401:
+        extra["WWW-Authenticate"] = 'Bearer realm="vitascope"'
+    if status == 503:
+        extra["Retry-After"] = str(RETRY_AFTER_S)
+    if status in (408, 413):
+        extra["Connection"] = "close"  # the rest of the body is not going to be read
+    return JSONResponse({"error": body}, status, extra)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make every error of the framework and of ours leave in the envelope."""
+
+    async def ours(_: Request, error: Exception) -> Response:
+        return error_response(error if isinstance(error, VitascopeError) else InternalError())
+
+    async def invalid_parameter(_: Request, error: Exception) -> Response:
+        problem = error.errors()[0] if isinstance(error, RequestValidationError) else {}
+        param = str(problem.get("loc", ("", "request"))[-1])
+        body = {
+            "message": f"{param}: {problem.get('msg', 'is not valid')}.",
+            "type": "invalid_request_error",
+            "param": param,
+            "code": "invalid_request",
+        }
+        return JSONResponse({"error": body}, 400)
+
+    async def of_http(_: Request, error: Exception) -> Response:
+        if not isinstance(error, HTTPException):
+            return error_response(InternalError())
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+        message = {
+            404: "There is nothing at this address; /docs lists what there is.",
+            405: "This method is not allowed here.",
+        }.get(error.status_code, str(error.detail))
+        body = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+        return JSONResponse({"error": body}, error.status_code, error.headers)
+
+    app.add_exception_handler(VitascopeError, ours)
+    app.add_exception_handler(RequestValidationError, invalid_parameter)
+    app.add_exception_handler(HTTPException, of_http)
+
+
+class EdgeMiddleware:
+    """Gives each request an id and a span, counts it, and answers what nobody foresaw with a plain 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        request_id = _request_id(headers.get(b"x-request-id", ""))
+        method = scope["method"] if scope["method"] in METHODS else "OTHER"
+        started = time.perf_counter()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
+                metrics.REQUEST_SECONDS.labels(method, _route(scope)).observe(time.perf_counter() - started)
+            await send(message)
+
+        parent = headers.get(b"traceparent")
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+            telemetry.span(f"http {method}", parent=parent, **{"http.request.method": method}) as span,
+        ):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception as error:
+                _log.error("request.crashed", method=method, route=_route(scope), exc_info=error)
+                if status == 0:
+                    await error_response(InternalError())(scope, receive, send_with_id)
+            finally:
+                route = _route(scope)
+                span.update_name(f"{method} {route}")
+                span.set_attribute("http.response.status_code", status)
+                metrics.REQUESTS.labels(method, route, str(status)).inc()
+                _log.debug("request.answered", method=method, route=route, status=status)
+
+
+def _request_id(given: str) -> str:
+    return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+
+
+def _route(scope: MutableMapping[str, Any]) -> str:
+    """Return the template, never the path: labels must not grow with what clients type."""
+    return getattr(scope.get("route"), "path", None) or "unmatched"

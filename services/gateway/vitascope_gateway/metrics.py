@@ -1,0 +1,16 @@
+"""What the gateway counts; every label has few values."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Counter("vitascope_gateway_requests", "Requests answered", ["method", "route", "status"])
+REQUEST_SECONDS = Histogram(
+    "vitascope_gateway_request_seconds", "Time to the first byte of the answer", ["method", "route"]
+)
+ADMISSIONS = Counter(
+    "vitascope_gateway_admissions", "Requests for a video, by outcome (admitted or error code)", ["outcome"]
+)
+FOLLOWERS = Gauge("vitascope_gateway_followers", "Open event streams")
+FOLLOWERS_DROPPED = Counter(
+    "vitascope_gateway_followers_dropped", "Event streams closed because the client read too slowly"
+)
+FEED_LIVE = Gauge("vitascope_gateway_feed_live", "1 while the event feeds are being read")

@@ -1,0 +1,226 @@
+"""The objects of the public API, exactly as they go over the wire. Strict clients read them: `seconds` is a string,
+`progress` an integer, `error` an object or null."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from vitascope_common.events import EventType, StoredEvent
+from vitascope_common.jobs import JobState
+from vitascope_common.registry import ModelCard
+from vitascope_gateway.service import JobRecord, QueuePosition
+
+STATUS: Mapping[JobState, Literal["queued", "in_progress", "completed", "failed"]] = {
+    JobState.QUEUED: "queued",
+    JobState.RUNNING: "in_progress",
+    JobState.COMPLETED: "completed",
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "failed",  # with error.code "cancelled": a fifth status would hang clients that poll
+}
+
+
+class VideoError(BaseModel):
+    """Why a video was not made."""
+
+    code: str
+    message: str
+
+
+class Video(BaseModel):
+    """One video job."""
+
+    id: str
+    object: Literal["video"] = "video"
+    status: Literal["queued", "in_progress", "completed", "failed"]
+    progress: int = Field(ge=0, le=100, description="Percent.")
+    created_at: int = Field(description="Unix seconds.")
+    completed_at: int | None
+    expires_at: int | None = Field(description="When its files are deleted, Unix seconds.")
+    model: str
+    prompt: str
+    seconds: str
+    size: str
+    remixed_from_video_id: None = None
+    error: VideoError | None
+    phase: str = Field(description="What happens right now: queued, denoising, decoding, postprocessing, cancelled, …")
+    queue_position: int | None = Field(description="Jobs in front of it; null when unknown.")
+    eta_seconds: float | None = Field(description="Expected seconds until it is finished; null when unknown.")
+    steps_done: int
+    steps_total: int
+    attempt: int = Field(description="How often the work was begun.")
+    seed: int
+    fps: int
+    num_frames: int
+    metadata: dict[str, str]
+    events_url: str = Field(description="Server-sent events of this job.")
+    websocket_url: None = None
+
+
+class VideoList(BaseModel):
+    """One page of videos."""
+
+    object: Literal["list"] = "list"
+    data: list[Video]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class VideoDeleted(BaseModel):
+    """The answer to DELETE."""
+
+    id: str
+    object: Literal["video.deleted"] = "video.deleted"
+    deleted: Literal[True] = True
+
+
+class Model(BaseModel):
+    """One model and what it can do."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "vitascope"
+    title: str
+    description: str
+    licence: str
+    sizes: list[str]
+    seconds: list[str]
+    fps: int
+    defaults: dict[str, str | int | float]
+    limits: dict[str, Any]
+
+
+class ModelList(BaseModel):
+    """Every model."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorEnvelope(BaseModel):
+    """Every answer that is not a success."""
+
+    error: ErrorBody
+
+
+class Urls:
+    """The URLs that answers name."""
+
+    def __init__(self, base: str) -> None:
+        self._base = f"{base}/v1/videos"
+
+    def video(self, job_id: str) -> str:
+        """URL of the Video object."""
+        return f"{self._base}/{job_id}"
+
+    def events(self, job_id: str) -> str:
+        """URL of its event stream."""
+        return f"{self._base}/{job_id}/events"
+
+    def content(self, job_id: str, variant: str) -> str:
+        """URL of one of its files."""
+        return f"{self._base}/{job_id}/content?variant={variant}"
+
+
+def video(record: JobRecord, urls: Urls, position: QueuePosition | None = None) -> Video:
+    """Show a job to its tenant."""
+    is_completed = record.state is JobState.COMPLETED
+    position = position or QueuePosition()
+    return Video(
+        id=record.job_id,
+        status=STATUS[record.state],
+        progress=_progress(record),
+        created_at=record.created_at_ms // 1000,
+        completed_at=_seconds(record.finished_at_ms) if is_completed else None,
+        expires_at=_seconds(record.expires_at_ms),
+        model=record.model,
+        prompt=record.prompt,
+        seconds=str(record.params["seconds"]),
+        size=f"{record.params['width_px']}x{record.params['height_px']}",
+        error=_error(record),
+        phase=record.phase if record.state is JobState.RUNNING and record.phase else record.state.value,
+        queue_position=position.position,
+        eta_seconds=position.eta_s,
+        steps_done=record.steps_total if is_completed else record.steps_done,
+        steps_total=record.steps_total,
+        attempt=record.attempt,
+        seed=record.params["seed"],
+        fps=record.params["fps"],
+        num_frames=record.params["num_frames"],
+        metadata=dict(record.labels),
+        events_url=urls.events(record.job_id),
+    )
+
+
+def video_list(records: Sequence[JobRecord], has_more: bool, urls: Urls) -> VideoList:
+    """Show one page."""
+    return VideoList(
+        data=[video(record, urls) for record in records],
+        first_id=records[0].job_id if records else None,
+        last_id=records[-1].job_id if records else None,
+        has_more=has_more,
+    )
+
+
+def event_data(event: StoredEvent, urls: Urls) -> dict[str, Any]:
+    """Return the JSON of one event: its own facts, the id of the video and the type."""
+    data = {**event.data, "id": event.job_id, "type": event.type.value}
+    if event.type is EventType.COMPLETED:
+        data["urls"] = {variant: urls.content(event.job_id, variant) for variant in ("video", "thumbnail")}
+    return data
+
+
+def model(card: ModelCard) -> Model:
+    """Show a model card."""
+    defaults = card.defaults
+    return Model(
+        id=card.id,
+        created=card.created,
+        title=card.title,
+        description=card.description,
+        licence=card.licence,
+        sizes=list(card.sizes),
+        seconds=list(card.seconds),
+        fps=defaults.fps,
+        defaults={
+            "size": defaults.size,
+            "seconds": defaults.seconds,
+            "num_inference_steps": defaults.num_inference_steps,
+            "guidance_scale": defaults.guidance_scale,
+        },
+        limits={
+            "num_inference_steps": list(card.limits.num_inference_steps),
+            "guidance_scale": list(card.limits.guidance_scale),
+            "prompt_max_chars": card.limits.prompt_max_chars,
+        },
+    )
+
+
+def _progress(record: JobRecord) -> int:
+    """Percent of the steps; 100 only when the video exists."""
+    if record.state is JobState.COMPLETED:
+        return 100
+    return min(99, 100 * record.steps_done // record.steps_total) if record.steps_total > 0 else 0
+
+
+def _error(record: JobRecord) -> VideoError | None:
+    if record.state is JobState.CANCELLED:
+        return VideoError(code=record.error_code or "cancelled", message=record.error_message or "It was cancelled.")
+    if record.state is JobState.FAILED:
+        return VideoError(code=record.error_code or "internal", message=record.error_message or "It failed.")
+    return None
+
+
+def _seconds(milliseconds: int | None) -> int | None:
+    return None if milliseconds is None else milliseconds // 1000

@@ -1,0 +1,214 @@
+"""The fields of a request -> what is to be made. Everything that is wrong with them is said here, field by field."""
+
+import difflib
+import json
+import math
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vitascope_common.errors import InvalidModelError, InvalidRequestError
+from vitascope_common.jobs import GenerateParams
+from vitascope_common.registry import ModelCard
+
+FIELDS = (
+    "prompt",
+    "model",
+    "seconds",
+    "size",
+    "seed",
+    "negative_prompt",
+    "num_inference_steps",
+    "guidance_scale",
+    "fps",
+    "num_frames",
+    "metadata",
+    "input_reference",
+)
+IGNORED_FIELDS = frozenset({"quality", "user", "response_format"})
+"""What clients of this wire format send to other servers and nothing here depends on."""
+
+MAX_SEED = 2**32 - 1
+MAX_LABELS, MAX_LABEL_KEY_CHARS, MAX_LABEL_CHARS = 16, 64, 512
+
+_INTEGER = re.compile(r"-?[0-9]{1,20}", re.ASCII)
+_NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class VideoRequest:
+    """A valid request; every default is resolved."""
+
+    card: ModelCard
+    prompt: str
+    negative_prompt: str
+    seconds: str
+    size: str
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    labels: Mapping[str, str]
+
+    def params(self, prompt: str, negative_prompt: str) -> GenerateParams:
+        """Return what the stage "generate" needs, with the normalised prompts."""
+        width, _, height = self.size.partition("x")
+        return GenerateParams(
+            model=self.card.id,
+            model_sha256=self.card.sha256,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            width_px=int(width),
+            height_px=int(height),
+            num_frames=self.card.num_frames[self.seconds],
+            fps=self.card.defaults.fps,
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+            shift=self.card.defaults.shift,
+            solver=self.card.defaults.solver,
+            seed=self.seed,
+            seconds=self.seconds,
+        )
+
+
+def parse_request(fields: Mapping[str, Any], cards: Sequence[ModelCard], default_model: str | None) -> VideoRequest:
+    """Check every field. None (JSON null) means that the field was not given.
+
+    Raises:
+        InvalidRequestError: with `param`, and what is allowed in the message.
+    """
+    given = {name: value for name, value in fields.items() if value is not None and name not in IGNORED_FIELDS}
+    for name in given:
+        if name not in FIELDS:
+            raise _unknown(name)
+    card = _card(given.get("model"), cards, default_model)
+    defaults, limits = card.defaults, card.limits
+    if "input_reference" in given:
+        raise _invalid("input_reference", f"input_reference is not supported by this model ({card.id}): it takes text.")
+    seconds = _seconds(given.get("seconds", defaults.seconds), card)
+    _only("fps", given.get("fps"), defaults.fps, f"{card.id} makes")
+    _only("num_frames", given.get("num_frames"), card.num_frames[seconds], f"{seconds} seconds of {card.id} have")
+    if "prompt" not in given:
+        raise _invalid("prompt", "prompt is required.")
+    prompt = _text("prompt", given["prompt"], limits.prompt_max_chars)
+    if not prompt.strip():
+        raise _invalid("prompt", "prompt must not be empty.")
+    return VideoRequest(
+        card=card,
+        prompt=prompt,
+        negative_prompt=_text("negative_prompt", given.get("negative_prompt", ""), limits.prompt_max_chars),
+        seconds=seconds,
+        size=_size(given.get("size", defaults.size), card),
+        seed=_integer("seed", given["seed"], 0, MAX_SEED) if "seed" in given else secrets.randbelow(MAX_SEED + 1),
+        num_inference_steps=_integer(
+            "num_inference_steps",
+            given.get("num_inference_steps", defaults.num_inference_steps),
+            *limits.num_inference_steps,
+        ),
+        guidance_scale=_number(
+            "guidance_scale", given.get("guidance_scale", defaults.guidance_scale), *limits.guidance_scale
+        ),
+        labels=_labels(given.get("metadata", {})),
+    )
+
+
+def show(value: Any) -> str:
+    """Return what a client sent in a form that is short and safe to repeat to it."""
+    if isinstance(value, str):
+        return ascii(value if len(value) <= 60 else value[:57] + "...")
+    if type(value) is int and abs(value) >= 10**40:
+        return "a huge number"
+    if type(value) in (int, float):
+        return str(value)
+    return {bool: "a boolean", dict: "an object", list: "a list"}.get(type(value), "something else")
+
+
+def _invalid(param: str, message: str) -> InvalidRequestError:
+    return InvalidRequestError(message, param=param)
+
+
+def _unknown(name: str) -> InvalidRequestError:
+    shown = ascii(name[:60])[1:-1]
+    close = difflib.get_close_matches(name[:60], FIELDS, n=1, cutoff=0.6)
+    hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(FIELDS)}."
+    return _invalid(shown, f"Unknown field {shown}{hint}")
+
+
+def _card(value: Any, cards: Sequence[ModelCard], default_model: str | None) -> ModelCard:
+    by_id = {card.id: card for card in cards}
+    available = ", ".join(by_id) or "none"
+    if value is None:
+        value = default_model if default_model is not None else next(iter(by_id), None) if len(by_id) == 1 else None
+        if value is None:
+            raise InvalidModelError(f"model is required; available: {available}.", param="model")
+    if not isinstance(value, str) or value not in by_id:
+        raise InvalidModelError(f"There is no model {show(value)}; available: {available}.", param="model")
+    return by_id[value]
+
+
+def _seconds(value: Any, card: ModelCard) -> str:
+    text = str(value) if type(value) is int and 0 <= value < 10**6 else value
+    if not isinstance(text, str) or text not in card.seconds:
+        raise _invalid("seconds", f"seconds must be one of {_list(card.seconds)}; got {show(value)}.")
+    return text
+
+
+def _size(value: Any, card: ModelCard) -> str:
+    if not isinstance(value, str) or value not in card.sizes:
+        raise _invalid("size", f"size must be one of {_list(card.sizes)}; got {show(value)}.")
+    return value
+
+
+def _list(values: Sequence[str]) -> str:
+    return ", ".join(f'"{value}"' for value in values)
+
+
+def _only(name: str, value: Any, allowed: int, why: str) -> None:
+    if value is not None and not (type(value) is int and value == allowed) and value != str(allowed):
+        raise _invalid(name, f"{name} must be one of {allowed} ({why} exactly that); got {show(value)}.")
+
+
+def _text(name: str, value: Any, max_chars: int) -> str:
+    if not isinstance(value, str):
+        raise _invalid(name, f"{name} must be a string; got {show(value)}.")
+    if len(value) > max_chars:
+        raise _invalid(name, f"{name} has {len(value)} characters; at most {max_chars} are allowed.")
+    if "\0" in value:
+        raise _invalid(name, f"{name} must not contain NUL characters.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise _invalid(name, f"{name} is not valid Unicode: a lone surrogate at character {error.start}.") from None
+    return value
+
+
+def _integer(name: str, value: Any, low: int, high: int) -> int:
+    number = int(value) if isinstance(value, str) and _INTEGER.fullmatch(value) else value
+    if type(number) is not int or not low <= number <= high:
+        raise _invalid(name, f"{name} must be a whole number from {low} to {high}; got {show(value)}.")
+    return number
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    number = float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+    is_number = type(number) is int or (type(number) is float and math.isfinite(number))
+    if not is_number or not low <= number <= high:
+        raise _invalid(name, f"{name} must be a number from {low:g} to {high:g}; got {show(value)}.")
+    return float(number)
+
+
+def _labels(value: Any) -> dict[str, str]:
+    if isinstance(value, str):  # a form field that holds JSON
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = None
+    if not isinstance(value, dict):
+        raise _invalid("metadata", 'metadata must be an object of strings, such as {"project": "demo"}.')
+    if len(value) > MAX_LABELS:
+        raise _invalid("metadata", f"metadata has {len(value)} entries; at most {MAX_LABELS} are allowed.")
+    for key, text in value.items():
+        _text("metadata", key, MAX_LABEL_KEY_CHARS)
+        _text("metadata", text, MAX_LABEL_CHARS)
+    return dict(value)

@@ -1,0 +1,317 @@
+"""What the gateway does: create, show, list, cancel and delete videos, and point to their bytes."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import structlog
+from pydantic import SecretStr
+
+from vitascope_common import ids, telemetry, tokens
+from vitascope_common.errors import (
+    InvalidRequestError,
+    ModerationBlockedError,
+    NotFoundError,
+    UnavailableError,
+    VideoExpiredError,
+    VideoFailedError,
+    VideoNotReadyError,
+    VitascopeError,
+)
+from vitascope_common.jobs import GENERATE, JobState
+from vitascope_common.registry import ModelCard
+from vitascope_gateway import metrics
+from vitascope_gateway.admission import NewJob
+from vitascope_gateway.request import VideoRequest, parse_request
+
+SUBMIT_TIMEOUT_S = 1.0
+SUFFIX = {"video": "mp4", "thumbnail": "webp"}
+
+_log = structlog.stdlib.get_logger("vitascope.gateway")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the prompt service says about a prompt; `prompt` and `negative_prompt` are normalised."""
+
+    is_allowed: bool
+    prompt: str
+    negative_prompt: str
+    category: str
+    score: float
+    policy_version: str
+    message: str
+
+
+@dataclass(frozen=True)
+class QueuePosition:
+    """Where an active job stands; None where it is not known."""
+
+    position: int | None = None
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One job as SQL has it, with the progress of the task that does the work."""
+
+    job_id: str
+    tenant_id: str
+    state: JobState
+    phase: str
+    model: str
+    prompt: str
+    params: Mapping[str, Any]
+    labels: Mapping[str, str]
+    created_at_ms: int
+    finished_at_ms: int | None = None
+    expires_at_ms: int | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    steps_done: int = 0
+    steps_total: int = 0
+    attempt: int = 0
+    cost_s: float = 0.0
+
+
+class Store(Protocol):
+    """SQL. Every method raises UnavailableError when the database is away."""
+
+    async def tenant_of(self, key_sha256: str) -> str | None: ...
+    async def admit(self, job: NewJob) -> None: ...
+    async def job(self, tenant_id: str, job_id: str) -> JobRecord | None: ...
+    async def page(
+        self, tenant_id: str, after: str | None, limit: int, is_ascending: bool
+    ) -> tuple[Sequence[JobRecord], bool]: ...
+    async def check(self) -> None: ...
+
+
+class Prompts(Protocol):
+    """The prompt service."""
+
+    async def check(self, tenant_id: str, model: str, prompt: str, negative_prompt: str) -> Verdict: ...
+    async def is_serving(self) -> bool: ...
+
+
+class Scheduler(Protocol):
+    """The scheduler."""
+
+    async def submit(self, job_id: str, timeout_s: float) -> None: ...
+    async def cancel(self, tenant_id: str, job_id: str) -> None: ...
+    async def delete(self, tenant_id: str, job_id: str) -> None: ...
+    async def queue_position(self, job_id: str) -> QueuePosition: ...
+    async def is_serving(self) -> bool: ...
+
+
+class Catalogue(Protocol):
+    """The model cards. Raises UnavailableError when a card cannot be used."""
+
+    def cards(self) -> Sequence[ModelCard]: ...
+
+
+class Pings(Protocol):
+    """Redis, as far as readiness goes. `ping` raises UnavailableError when it is away."""
+
+    async def ping(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class MediaLinks:
+    """Signs the URLs under which delivery serves a video."""
+
+    delivery_url: str
+    signing_key: SecretStr
+    ttl_s: int
+
+    def link(self, job_id: str, variant: str, expires_at_ms: int | None) -> str:
+        """Return a URL that opens one file until it expires, and never longer than the file is kept."""
+        expires_at_s = int(time.time()) + self.ttl_s
+        if expires_at_ms is not None:
+            expires_at_s = min(expires_at_s, expires_at_ms // 1000)
+        path = f"/videos/{job_id}/{variant}"
+        filename = f"{job_id}.{SUFFIX[variant]}"
+        return f"{self.delivery_url}{path}?{tokens.sign_path(path, expires_at_s, self.signing_key, filename=filename)}"
+
+
+class Gateway:
+    """The use cases. A job of another tenant does not exist here."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        prompts: Prompts,
+        scheduler: Scheduler,
+        catalogue: Catalogue,
+        events: Pings,
+        links: MediaLinks,
+        default_model: str | None = None,
+    ) -> None:
+        self._store = store
+        self._prompts = prompts
+        self._scheduler = scheduler
+        self._catalogue = catalogue
+        self._events = events
+        self._links = links
+        self._default_model = default_model
+        self._hints: set[asyncio.Task[None]] = set()
+
+    async def create(self, tenant_id: str, fields: Mapping[str, Any]) -> JobRecord:
+        """Judge and admit a request; when this returns, the job is promised.
+
+        Raises:
+            InvalidRequestError: names the field at fault and what is allowed.
+            ModerationBlockedError: the safety check refused the prompt.
+            UnavailableError: the prompt service or the database is away; nothing was promised.
+        """
+        try:
+            record = await self._create(tenant_id, fields)
+        except VitascopeError as error:
+            metrics.ADMISSIONS.labels(error.code).inc()
+            raise
+        metrics.ADMISSIONS.labels("admitted").inc()
+        return record
+
+    async def _create(self, tenant_id: str, fields: Mapping[str, Any]) -> JobRecord:
+        request = parse_request(fields, self._catalogue.cards(), self._default_model)
+        verdict = await self._judge(tenant_id, request)
+        job_id = ids.new_job_id()
+        with telemetry.span("job.admit", job=job_id, model=request.card.id):
+            job = NewJob(
+                job_id=job_id,
+                tenant_id=tenant_id,
+                kind=GENERATE,
+                card=request.card,
+                prompt=request.prompt,
+                params=request.params(verdict.prompt, verdict.negative_prompt),
+                safety={
+                    "category": verdict.category,
+                    "score": verdict.score,
+                    "policy_version": verdict.policy_version,
+                },
+                labels=request.labels,
+                traceparent=telemetry.current_traceparent(),
+                created_at_ms=ids.now_ms(),
+            )
+            await self._store.admit(job)
+            _log.info("job.admitted", job=job_id, tenant=tenant_id, model=request.card.id)
+            self._hint(job_id)
+        return JobRecord(
+            job_id=job_id,
+            tenant_id=tenant_id,
+            state=JobState.QUEUED,
+            phase=JobState.QUEUED.value,
+            model=request.card.id,
+            prompt=request.prompt,
+            params=asdict(job.params),
+            labels=job.labels,
+            created_at_ms=job.created_at_ms,
+            steps_total=job.params.num_inference_steps,
+            cost_s=job.cost_s,
+        )
+
+    async def _judge(self, tenant_id: str, request: VideoRequest) -> Verdict:
+        verdict = await self._prompts.check(tenant_id, request.card.id, request.prompt, request.negative_prompt)
+        if not verdict.is_allowed:
+            _log.info("prompt.refused", tenant=tenant_id, category=verdict.category, policy=verdict.policy_version)
+            raise ModerationBlockedError(verdict.message or None, param="prompt", detail={"category": verdict.category})
+        if not verdict.prompt.strip():
+            raise InvalidRequestError("prompt holds nothing that can be read as text.", param="prompt")
+        return verdict
+
+    def _hint(self, job_id: str) -> None:
+        """Tell the scheduler in the background; the reconciler finds the job anyway."""
+
+        async def submit() -> None:
+            try:
+                await self._scheduler.submit(job_id, SUBMIT_TIMEOUT_S)
+            except VitascopeError as error:
+                _log.info("job.submit_hint_failed", job=job_id, code=error.code)
+
+        task = asyncio.create_task(submit())
+        self._hints.add(task)
+        task.add_done_callback(self._hints.discard)
+
+    async def drain(self) -> None:
+        """Let the hints under way end."""
+        if self._hints:
+            await asyncio.wait(set(self._hints), timeout=SUBMIT_TIMEOUT_S)
+
+    async def video(self, tenant_id: str, job_id: str) -> JobRecord:
+        """Return one job. Raises: NotFoundError."""
+        record = await self._store.job(tenant_id, job_id) if ids.is_job_id(job_id) else None
+        if record is None:
+            raise NotFoundError("There is no video with this id.", param="video_id")
+        return record
+
+    async def queue_position(self, record: JobRecord) -> QueuePosition:
+        """Ask where an active job stands; unknown when the scheduler does not answer at once."""
+        if record.state not in (JobState.QUEUED, JobState.RUNNING):
+            return QueuePosition()
+        try:
+            return await self._scheduler.queue_position(record.job_id)
+        except VitascopeError:
+            return QueuePosition()
+
+    async def page(
+        self, tenant_id: str, after: str | None, limit: int, is_ascending: bool
+    ) -> tuple[Sequence[JobRecord], bool]:
+        """Return one page of the tenant's jobs by creation, and whether more follow. Raises: InvalidRequestError."""
+        if after is not None and not ids.is_job_id(after):
+            raise InvalidRequestError("after must be the id of one of your videos.", param="after")
+        return await self._store.page(tenant_id, after, limit, is_ascending)
+
+    async def cancel(self, tenant_id: str, job_id: str) -> JobRecord:
+        """Cancel a job that has not ended; one that has stays as it is. Raises: NotFoundError, UnavailableError."""
+        await self.video(tenant_id, job_id)
+        await self._scheduler.cancel(tenant_id, job_id)
+        return await self.video(tenant_id, job_id)
+
+    async def delete(self, tenant_id: str, job_id: str) -> None:
+        """Cancel if needed and hide a job. Raises: NotFoundError, UnavailableError."""
+        await self.video(tenant_id, job_id)
+        await self._scheduler.delete(tenant_id, job_id)
+
+    async def content_link(self, tenant_id: str, job_id: str, variant: str) -> str:
+        """Return the URL of a finished file.
+
+        Raises:
+            NotFoundError: no such video; VideoNotReadyError, VideoFailedError, VideoExpiredError: why it has no file.
+        """
+        if variant not in SUFFIX:
+            raise InvalidRequestError(f"variant must be one of {', '.join(SUFFIX)}.", param="variant")
+        record = await self.video(tenant_id, job_id)
+        if record.state in (JobState.FAILED, JobState.CANCELLED):
+            reason = record.error_message or f"it was {record.state.value}"
+            raise VideoFailedError(f"This video was not made: {reason}", detail={"code": record.error_code})
+        if record.state is not JobState.COMPLETED:
+            raise VideoNotReadyError(f"The video is not ready yet; its status is {record.phase or record.state.value}.")
+        if record.expires_at_ms is not None and record.expires_at_ms <= ids.now_ms():
+            raise VideoExpiredError()
+        return self._links.link(job_id, variant, record.expires_at_ms)
+
+    def models(self) -> Sequence[ModelCard]:
+        """Return every model card."""
+        return self._catalogue.cards()
+
+    async def missing(self) -> list[str]:
+        """Name what does not answer; empty when a request could be served."""
+        answers = await asyncio.gather(
+            _answers(self._store.check()),
+            _answers(self._events.ping()),
+            self._prompts.is_serving(),
+            self._scheduler.is_serving(),
+        )
+        names = ("database", "redis", "prompt", "scheduler")
+        return [name for name, is_there in zip(names, answers, strict=True) if not is_there]
+
+
+async def _answers(check: Awaitable[None]) -> bool:
+    try:
+        async with asyncio.timeout(2.0):
+            await check
+    except (UnavailableError, TimeoutError):
+        return False
+    return True

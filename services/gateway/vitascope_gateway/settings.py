@@ -1,0 +1,27 @@
+"""What the gateway reads from the environment."""
+
+from pydantic import Field, field_validator
+
+from vitascope_common.settings import UsesDatabase, UsesMediaLinks, UsesModels, UsesPrompt, UsesRedis, UsesScheduler
+
+
+class GatewaySettings(UsesDatabase, UsesRedis, UsesModels, UsesPrompt, UsesScheduler, UsesMediaLinks):
+    """The gateway's settings; its own fields read `VITASCOPE_GATEWAY_…`."""
+
+    service = "gateway"
+
+    port: int = Field(default=8000, ge=0, le=65535)
+    """0: any free port."""
+    default_model: str | None = None
+    """Model of a request that names none. None: the only card there is; with several, a request must say."""
+    public_url: str | None = None
+    """Base of the URLs in answers, behind a proxy that rewrites Host. None: the Host that the client used."""
+    link_ttl_s: int = Field(default=3600, ge=1, le=7 * 24 * 3600)
+    """How long a delivery URL opens."""
+
+    @field_validator("public_url")
+    @classmethod
+    def _public_url_is_base_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value and value.rstrip("/")

@@ -1,0 +1,150 @@
+"""The event stream of one job: history, then live, without gap or duplicate, over every interruption.
+
+An event's stream id orders it within its job: what is not newer than the last one sent is dropped. What Redis does not
+know, SQL does: a `snapshot` (the Video object) stands for events that are lost, and ends the stream of a finished job.
+"""
+
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from vitascope_common.errors import UnavailableError
+from vitascope_common.events import TERMINAL_EVENTS, EventType, StoredEvent, id_order
+from vitascope_common.jobs import TERMINAL_JOB
+from vitascope_gateway import objects
+from vitascope_gateway.hub import FeedHub, Follower, Signal
+from vitascope_gateway.service import JobRecord
+
+HEARTBEAT_S = 15.0
+TERMINAL_PATIENCE_S = 2.0
+"""How long a job that SQL calls finished may owe its last event."""
+AWAY_S = 3.0
+"""How often a client hears from SQL while Redis is away."""
+RETRY_MS = 1000
+BEGINNING = frozenset({"", "0", "0-0"})
+
+
+@dataclass(frozen=True)
+class History:
+    """What Redis holds of one job after some event."""
+
+    events: Sequence[StoredEvent]
+    at: StoredEvent | None  # that event itself; None: no longer held
+    newest_id: str  # of the whole history; "" when there is none
+
+
+class Histories(Protocol):
+    """The history of every job. Raises UnavailableError when Redis is away."""
+
+    async def read(self, job_id: str, after: str) -> History: ...
+
+
+class JobStream:
+    """Follows one job for one client."""
+
+    def __init__(
+        self,
+        record: JobRecord,
+        last_event_id: str,
+        *,
+        hub: FeedHub,
+        histories: Histories,
+        reload: Callable[[], Awaitable[JobRecord | None]],
+        urls: objects.Urls,
+    ) -> None:
+        self._job_id = record.job_id
+        self._is_finished_in_sql = record.state in TERMINAL_JOB
+        self._last_id = "" if last_event_id in BEGINNING else last_event_id
+        self._hub = hub
+        self._histories = histories
+        self._reload = reload
+        self._urls = urls
+        self._is_behind = True
+        self._is_over = False
+
+    async def frames(self) -> AsyncGenerator[bytes]:
+        """Yield the bytes of the stream; ends after the terminal event."""
+        with self._hub.subscribe(self._job_id) as follower:  # before the history is read: nothing falls in between
+            yield b"retry: %d\n\n" % RETRY_MS
+            while not self._is_over:
+                if self._is_behind:
+                    for frame in await self._catch_up():
+                        yield frame
+                else:
+                    for frame in await self._wait(follower, self._patience_s()):
+                        yield frame
+                if self._is_behind and not self._is_over:
+                    for frame in await self._wait(follower, AWAY_S):
+                        yield frame
+
+    def _patience_s(self) -> float:
+        return TERMINAL_PATIENCE_S if self._is_finished_in_sql else HEARTBEAT_S
+
+    async def _wait(self, follower: Follower, timeout_s: float) -> list[bytes]:
+        item = await follower.next(timeout_s)
+        if item is Signal.CLOSE:
+            self._is_over = True
+        elif item is Signal.CATCH_UP:
+            self._is_behind = True
+        elif isinstance(item, StoredEvent):
+            return [] if self._is_behind else self._tell([item])
+        elif not self._is_behind:
+            return await self._check_sql()
+        return []
+
+    async def _catch_up(self) -> list[bytes]:
+        """Tell what the client has missed, from Redis if it is there, from SQL if not."""
+        try:
+            history = await self._histories.read(self._job_id, self._last_id)
+        except UnavailableError:
+            return await self._snapshot("") or [b": waiting\n\n"]
+        self._is_behind = False
+        if self._last_id and history.at is None:
+            return await self._snapshot(history.newest_id)
+        if not self._last_id and not history.events and self._is_finished_in_sql:
+            return await self._snapshot("")
+        return self._tell(history.events)
+
+    async def _check_sql(self) -> list[bytes]:
+        """After a silence: a job that SQL calls finished will send nothing more."""
+        try:
+            record = await self._reload()
+        except UnavailableError:
+            return [b": heartbeat\n\n"]
+        if record is None or record.state in TERMINAL_JOB:
+            return await self._snapshot("", record)
+        return [b": heartbeat\n\n"]
+
+    async def _snapshot(self, newest_id: str, record: JobRecord | None = None) -> list[bytes]:
+        """Tell the whole state; `newest_id` is the last event that it covers. Nothing when the database is away too."""
+        try:
+            record = record or await self._reload()
+        except UnavailableError:
+            return []
+        if record is None:  # deleted meanwhile
+            self._is_over = True
+            return []
+        if newest_id:
+            self._last_id = newest_id
+        self._is_finished_in_sql = self._is_over = record.state in TERMINAL_JOB
+        data = {**objects.video(record, self._urls).model_dump(), "type": EventType.SNAPSHOT.value}
+        return [frame(newest_id, EventType.SNAPSHOT.value, data)]
+
+    def _tell(self, events: Sequence[StoredEvent]) -> list[bytes]:
+        frames = []
+        for event in events:
+            if self._last_id and id_order(event.id) <= id_order(self._last_id):
+                continue
+            frames.append(frame(event.id, event.type.value, objects.event_data(event, self._urls)))
+            self._last_id = event.id
+            if event.type in TERMINAL_EVENTS:
+                self._is_over = True
+                break
+        return frames
+
+
+def frame(event_id: str, name: str, data: dict[str, Any]) -> bytes:
+    """Return one server-sent event (WHATWG HTML, 9.2)."""
+    text = json.dumps(data, separators=(",", ":"))
+    return (f"id: {event_id}\n" if event_id else "").encode() + f"event: {name}\ndata: {text}\n\n".encode()

@@ -1,0 +1,189 @@
+"""For tests: the gateway as a process, between two neighbours that do as they are told.
+
+The neighbours are real gRPC servers in the test's process; SQL and Redis are whatever the test gives.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import sqlalchemy as sa
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from vitascope_common import ids, tokens
+from vitascope_common.database import Database
+from vitascope_common.tables import api_keys, tenants
+from vitascope_common.testing import free_port
+from vitascope_proto.v1 import prompt_pb2, prompt_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
+
+START_TIMEOUT_S = 30.0
+SIGNING_KEY = "0123456789abcdef0123456789abcdef"
+
+
+@dataclass
+class Neighbours:
+    """A prompt service and a scheduler on one port. They normalise spaces, refuse "forbidden" and remember calls."""
+
+    address: str = ""
+    checked: list[Any] = field(default_factory=list)
+    submitted: list[str] = field(default_factory=list)
+    cancelled: list[tuple[str, str]] = field(default_factory=list)
+    deleted: list[tuple[str, str]] = field(default_factory=list)
+    positions: list[str] = field(default_factory=list)
+    asked: threading.Event = field(default_factory=threading.Event)
+    """Set by every question for a queue position, which is what a poll is."""
+    failure: grpc.StatusCode | None = None
+    """What every call is answered with instead."""
+
+    def Check(self, request: Any, context: Any) -> Any:
+        self._fail(context)
+        self.checked.append(request)
+        return prompt_pb2.CheckResponse(
+            allowed="forbidden" not in request.prompt,
+            prompt=" ".join(request.prompt.split()),
+            negative_prompt=" ".join(request.negative_prompt.split()),
+            category="test" if "forbidden" in request.prompt else "",
+            policy_version="test-1",
+            message="The prompt asks for something forbidden.",
+        )
+
+    def Encode(self, request: Any, context: Any) -> Any:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "the gateway never encodes")
+
+    def Submit(self, request: Any, context: Any) -> Any:
+        self._fail(context)
+        self.submitted.append(request.job_id)
+        return scheduler_pb2.SubmitResponse()
+
+    def Cancel(self, request: Any, context: Any) -> Any:
+        self._fail(context)
+        self.cancelled.append((request.tenant_id, request.job_id))
+        return scheduler_pb2.CancelResponse(state="cancelled")
+
+    def Delete(self, request: Any, context: Any) -> Any:
+        self._fail(context)
+        self.deleted.append((request.tenant_id, request.job_id))
+        return scheduler_pb2.DeleteResponse()
+
+    def GetQueuePosition(self, request: Any, context: Any) -> Any:
+        self._fail(context)
+        self.positions.append(request.job_id)
+        self.asked.set()
+        return scheduler_pb2.GetQueuePositionResponse(position=2, eta_s=30.0)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("Register", "Claim", "Heartbeat", "Report"):
+            return lambda request, context: context.abort(grpc.StatusCode.UNIMPLEMENTED, "for executors only")
+        raise AttributeError(name)
+
+    def _fail(self, context: Any) -> None:
+        if self.failure is not None:
+            context.abort(self.failure, "told to fail")
+
+
+@contextmanager
+def neighbours() -> Iterator[Neighbours]:
+    """Serve both neighbours on one free port of loopback."""
+    both = Neighbours()
+    server = grpc.server(ThreadPoolExecutor(4))
+    prompt_pb2_grpc.add_PromptServiceServicer_to_server(both, server)
+    scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(both, server)
+    well = health.HealthServicer()
+    well.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(well, server)
+    both.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield both
+    finally:
+        server.stop(None).wait()
+
+
+async def add_tenant(database: Database, tenant_id: str) -> str:
+    """Write a tenant and a key for it; returns the key."""
+    key, now = tokens.new_api_key(), ids.now_ms()
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(tenants).values(tenant_id=tenant_id, name=tenant_id, created_at_ms=now))
+        await connection.execute(
+            sa.insert(api_keys).values(
+                key_sha256=tokens.api_key_hash(key), tenant_id=tenant_id, name="test", created_at_ms=now
+            )
+        )
+    return key
+
+
+class GatewayProcess:
+    """`python -m vitascope_gateway` on a port of its own."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, metrics_port: int) -> None:
+        self.process = process
+        self.base_url = f"http://127.0.0.1:{port}"
+        self.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
+
+    def metric(self, name: str) -> float:
+        """Read a metric that has no labels."""
+        lines = httpx.get(self.metrics_url, timeout=5.0).text.splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+    def terminate(self) -> float:
+        """Send SIGTERM; returns the seconds until the process has ended."""
+        started = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
+        return time.monotonic() - started
+
+
+@contextmanager
+def gateway_process(
+    *, database_url: str, redis_url: str, neighbour_address: str, models_dir: Path, delivery_url: str, port: int = 0
+) -> Iterator[GatewayProcess]:
+    """Run the gateway; it answers before the block begins and is gone after it."""
+    port, metrics_port = port or free_port(), free_port()
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("VITASCOPE_")}
+    environ |= {
+        "VITASCOPE_DATABASE_URL": database_url,
+        "VITASCOPE_REDIS_URL": redis_url,
+        "VITASCOPE_MODELS_DIR": str(models_dir),
+        "VITASCOPE_PROMPT_ADDRESS": neighbour_address,
+        "VITASCOPE_SCHEDULER_ADDRESS": neighbour_address,
+        "VITASCOPE_DELIVERY_URL": delivery_url,
+        "VITASCOPE_SIGNING_KEY": SIGNING_KEY,
+        "VITASCOPE_GATEWAY_PORT": str(port),
+        "VITASCOPE_GATEWAY_METRICS_PORT": str(metrics_port),
+        "VITASCOPE_LOG_FORMAT": "json",
+    }
+    command = [sys.executable, "-m", "vitascope_gateway"]
+    with subprocess.Popen(command, env=environ) as process:
+        running = GatewayProcess(process, port, metrics_port)
+        try:
+            _wait(running)
+            yield running
+        finally:
+            process.kill()
+
+
+def _wait(running: GatewayProcess) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{running.base_url}/healthz", timeout=1.0).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        try:
+            running.process.wait(0.02)
+        except subprocess.TimeoutExpired:
+            continue
+        raise RuntimeError(f"the gateway ended with status {running.process.returncode}")
+    raise RuntimeError(f"the gateway did not answer within {START_TIMEOUT_S:.0f} s")

@@ -1,0 +1,101 @@
+"""One task from claim to report, against real Redis, object store, ffmpeg and a tiny model."""
+
+import av
+import numpy
+import pytest
+import torch
+from safetensors.torch import load as load_tensors
+
+from vitascope_common.jobs import Artifact
+from vitascope_gpu_worker.engines import native
+from vitascope_gpu_worker.states import WorkerState as S
+from vitascope_proto.v1 import scheduler_pb2
+
+
+def test_a_task_becomes_latents_and_a_mezzanine(rig):
+    worker, task = rig.worker(), rig.task()
+    worker.run(task)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert report.outcome == scheduler_pb2.OUTCOME_DONE
+    assert [(one.role, one.media_type) for one in report.outputs] == [
+        ("mezzanine", "video/x-matroska"),
+        ("latents", "application/vnd.safetensors"),
+    ]
+    for one in report.outputs:
+        info = rig.store.stat(one.key)
+        assert (info.sha256, info.num_bytes) == (one.sha256, one.num_bytes)
+    assert report.used_s > 0
+    assert not list((rig.folder / "data" / "gpu-worker" / "work").iterdir())
+    assert not list((rig.folder / "data" / "gpu-worker" / "checkpoints").iterdir())
+
+
+def test_the_mezzanine_holds_every_byte_that_the_decoder_gave(rig, card):
+    worker, task = rig.worker(), rig.task()
+    worker.run(task)
+    latents = load_tensors(rig.output(task, 1, "latents"))["latents"]
+    engine = native.load(card, rig.models_dir / "tiny", torch.device("cpu"))
+    expected = torch.cat(list(engine._vae.decode_stream(latents))).numpy()
+    path = rig.folder / "mezzanine.mkv"
+    path.write_bytes(rig.output(task, 1, "mezzanine"))
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "ffv1"
+        assert stream.average_rate == 8
+        frames = numpy.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+    assert frames.shape == (9, 16, 16, 3)
+    assert (frames == expected).all()
+
+
+def test_every_step_is_an_event_in_order(rig):
+    worker, task = rig.worker(), rig.task(num_inference_steps=12)
+    worker.run(task)
+    seen = rig.events(task)
+    assert [data["step"] for kind, data in seen if kind == "progress" and data["phase"] == "denoising"] == [*range(13)]
+    last = [data for kind, data in seen if kind == "progress"][-1]
+    assert (last["steps"], last["percent"]) == (12, 100.0)
+    assert last["eta_s"] >= 0
+    assert seen[-1][0] == "decoding"
+
+
+def test_the_worker_passes_the_states_of_its_machine(rig):
+    worker, task = rig.worker(), rig.task(num_inference_steps=12)
+    worker.run(task)
+    steps = [S.CHECKPOINTING, S.GENERATING, S.CHECKPOINTING, S.GENERATING]
+    begin = [S.IDLE, S.LOADING, S.READY, S.INITIALIZING, S.GENERATING]
+    end = [S.DECODING, S.AUDIO_SYNC, S.SAFETY_CHECK, S.UPLOADING, S.COMPLETE, S.IDLE]
+    assert worker.states == begin + steps + end
+
+
+def test_the_model_stays_loaded_and_is_announced(rig):
+    worker = rig.worker()
+    worker.run(rig.task())
+    first = worker.models.get("tiny", rig.card.sha256)[1]
+    worker.run(rig.task())
+    assert worker.models.get("tiny", rig.card.sha256)[1] is first
+    assert worker.executor.identity.warm_models == ("tiny",)
+
+
+def test_the_seed_and_the_prompt_decide(rig):
+    worker = rig.worker()
+    tasks = [rig.task(), rig.task(), rig.task(seed=8), rig.task(prompt="a circle")]
+    for task in tasks:
+        worker.run(task)
+    same, again, other_seed, other_prompt = (rig.output(task, 1, "latents") for task in tasks)
+    assert same == again
+    assert len({same, other_seed, other_prompt}) == 3
+
+
+@pytest.mark.parametrize("solver", ["heun", "rk4"])
+def test_the_other_solvers_run(rig, solver):
+    worker, task = rig.worker(), rig.task(num_inference_steps=3, solver=solver)
+    worker.run(task)
+    assert rig.scheduler.report_of(task.task_id, 1).outcome == scheduler_pb2.OUTCOME_DONE
+
+
+def test_artifacts_lie_below_the_attempt(rig):
+    worker, task = rig.worker(), rig.task()
+    worker.run(task)
+    outputs = [
+        Artifact(o.name, o.role, o.media_type, o.key, o.sha256, o.num_bytes) for o in rig.scheduler.reports[-1].outputs
+    ]
+    assert all(one.key.startswith(f"work/{task.job_id}/generate/0/1/") for one in outputs)

@@ -1,0 +1,450 @@
+"""Stop, stale, yield, SIGTERM, and everything that can be away or wrong while a task runs."""
+
+import shutil
+import threading
+
+import prometheus_client
+import pytest
+import torch
+
+from vitascope_common import keys
+from vitascope_common.errors import UnavailableError
+from vitascope_common.events import Event, EventType
+from vitascope_common.executor import Action
+from vitascope_common.ids import new_job_id
+from vitascope_common.redis_clients import connect
+from vitascope_common.testing import free_port, redis_server
+from vitascope_gpu_worker import service
+from vitascope_gpu_worker.adapters.events import EventPublisher
+from vitascope_gpu_worker.adapters.inbox import InboxReader
+from vitascope_gpu_worker.consumer import Assignment, Command, Consumer
+from vitascope_gpu_worker.states import WorkerState
+from vitascope_proto.v1 import scheduler_pb2
+
+S = WorkerState
+LONG = 2000
+"""Steps of a task that is not meant to finish by itself."""
+
+
+class Background:
+    """A task that runs in a thread."""
+
+    def __init__(self, worker, task):
+        self.held = worker.executor.claim(task.task_id)
+        self.thread = threading.Thread(target=worker.work.run, args=(self.held,))
+        self.thread.start()
+
+    def join(self):
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+
+@pytest.mark.parametrize("action", [Action.STOP, Action.STALE])
+def test_stop_and_stale_drop_the_work(rig, wait_until, action):
+    worker, task = rig.worker(), rig.task(num_inference_steps=LONG)
+    running = Background(worker, task)
+    wait_until(lambda: running.held.progress.done > 15, "a few steps")
+    running.held.action = action
+    running.join()
+    assert rig.scheduler.report_of(task.task_id, 1) is None
+    assert worker.machine.state is WorkerState.IDLE
+    wait_until(lambda: rig.scheduler.heartbeats[-1].num_free_slots == 1, "the free slot")
+
+
+def test_a_heartbeat_answer_stops_the_work(rig, wait_until):
+    worker, task = rig.worker(), rig.task(num_inference_steps=LONG)
+    rig.scheduler.actions[task.task_id] = scheduler_pb2.ACTION_STOP
+    running = Background(worker, task)
+    running.join()
+    assert running.held.progress.done < LONG
+
+
+def test_a_yield_reports_its_last_step_and_the_next_attempt_goes_on_from_it(rig, wait_until):
+    expected = rig.task()
+    rig.worker().run(expected)
+    worker, task = rig.worker(), rig.task()
+    held = worker.executor.claim(task.task_id)
+    engine = worker.models.get("tiny", rig.card.sha256)[1]
+    step = engine.step
+
+    def step_and_yield(run):
+        step(run)
+        if run.step == 13:
+            held.action = Action.YIELD
+
+    engine.step = step_and_yield
+    worker.work.run(held)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert report.outcome == scheduler_pb2.OUTCOME_YIELDED
+    assert report.checkpoint.done == 13
+    assert rig.store.exists(report.checkpoint.artifacts[0].key)
+    assert worker.states[-4:] == [S.GENERATING, S.CHECKPOINTING, S.GENERATING, S.IDLE]
+    rig.worker().run(task)
+    assert rig.output(task, 2, "latents") == rig.output(expected, 1, "latents")
+
+
+def test_a_yield_while_decoding_is_too_late(rig):
+    worker, task = rig.worker(), rig.task()
+    held = worker.executor.claim(task.task_id)
+    engine = worker.models.get("tiny", rig.card.sha256)[1]
+    decode = engine.decode
+
+    def wanted_back(run):
+        held.action = Action.YIELD
+        return decode(run)
+
+    engine.decode = wanted_back
+    worker.work.run(held)
+    assert rig.scheduler.report_of(task.task_id, 1).outcome == scheduler_pb2.OUTCOME_DONE
+
+
+@pytest.mark.parametrize("is_draining", [True, False])
+def test_decoding_can_be_left_between_frames(rig, is_draining):
+    worker, task = rig.worker(), rig.task()
+    held = worker.executor.claim(task.task_id)
+    engine = worker.models.get("tiny", rig.card.sha256)[1]
+    decode = engine.decode
+
+    def interrupted(run):
+        for index, frames in enumerate(decode(run)):
+            if index == 1:
+                if is_draining:
+                    worker.work.drain()
+                else:
+                    held.action = Action.STOP
+            yield frames
+
+    engine.decode = interrupted
+    worker.work.run(held)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    if is_draining:
+        assert (report.outcome, report.checkpoint.done) == (scheduler_pb2.OUTCOME_YIELDED, 24)
+    else:
+        assert report is None
+    assert not list((rig.folder / "data" / "gpu-worker" / "work").iterdir())
+
+
+def test_invalid_latents_fail_for_good_and_are_never_a_checkpoint(rig):
+    worker, task = rig.worker(), rig.task()
+    engine = worker.models.get("tiny", rig.card.sha256)[1]
+    step = engine.step
+
+    def broken(run):
+        step(run)
+        if run.step == 14:
+            run.latents_BCTHW = run.latents_BCTHW * float("nan")
+
+    engine.step = broken
+    worker.run(task)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report.error_code, report.is_retryable) == ("invalid_latents", False)
+    assert [one.done for one in rig.scheduler.tasks[task.task_id].checkpoints] in ([], [10])
+    assert worker.machine.state is WorkerState.IDLE
+
+
+def test_no_memory_is_retryable_and_the_model_is_loaded_again(rig):
+    worker, task = rig.worker(), rig.task()
+    engine = worker.models.get("tiny", rig.card.sha256)[1]
+    engine._dit.forward = lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory"))
+    worker.run(task)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report.error_code, report.is_retryable) == ("out_of_memory", True)
+    worker.run(task)
+    assert rig.scheduler.report_of(task.task_id, 2).outcome == scheduler_pb2.OUTCOME_DONE
+
+
+def test_a_fault_of_ours_ends_the_attempt_and_not_the_worker(rig):
+    worker, task = rig.worker(), rig.task()
+    engine = worker.models.get("tiny", rig.card.sha256)[1]
+    prepare = engine.prepare
+    engine.prepare = lambda *_: 1 / 0
+    worker.run(task)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report.error_code, report.is_retryable) == ("internal", True)
+    assert "division" not in report.error_message
+    engine.prepare = prepare
+    worker.run(task)
+    assert rig.scheduler.report_of(task.task_id, 2).outcome == scheduler_pb2.OUTCOME_DONE
+
+
+@pytest.mark.parametrize(
+    ("params", "code", "is_retryable"),
+    [
+        ({"num_frames": 10}, "invalid_request", False),
+        ({"solver": "magic"}, "invalid_request", False),
+        ({"model_sha256": "00" * 32}, "invalid_model", False),
+        ({"model": "absent"}, "not_found", True),
+    ],
+)
+def test_what_the_model_cannot_do_is_said(rig, params, code, is_retryable):
+    worker, task = rig.worker(), rig.task(**params)
+    worker.run(task)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report.error_code, report.is_retryable) == (code, is_retryable)
+    assert report.error_message
+
+
+def test_a_corrupt_model_file_is_not_served(rig, tmp_path):
+    rig.models_dir = shutil.copytree(rig.models_dir, tmp_path / "damaged")
+    path = rig.models_dir / "tiny" / "dit.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    worker, task = rig.worker(), rig.task()
+    worker.run(task)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report.error_code, report.is_retryable) == ("corrupt_object", True)
+    assert "dit.safetensors" in report.error_message
+    assert worker.models.warm == ()
+    assert worker.states[-2:] == [WorkerState.LOADING, WorkerState.IDLE]
+
+
+def test_corrupt_conditioning_is_not_used(rig):
+    worker, task = rig.worker(), rig.task()
+    first = rig.task()
+    worker.run(first)
+    [info] = rig.store.list("conditioning/")
+    data = rig.store.get_bytes(info.key)
+    (rig.folder / "objects" / info.key).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    rig.prompts._store = type("Skips", (), {"put_bytes": lambda *_: None})()  # as a service that finds it cached
+    worker.run(task)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report.error_code, report.is_retryable) == ("corrupt_object", True)
+
+
+def test_the_prompt_service_is_waited_for(rig, wait_until):
+    worker, task = rig.worker(), rig.task()
+    rig.prompts.is_away = True
+    running = Background(worker, task)
+    wait_until(lambda: rig.prompts.num_calls >= 2, "a second call")
+    assert rig.scheduler.heartbeats
+    rig.prompts.is_away = False
+    running.join()
+    assert rig.scheduler.report_of(task.task_id, 1).outcome == scheduler_pb2.OUTCOME_DONE
+
+
+def test_the_wait_is_bounded(rig, monkeypatch):
+    monkeypatch.setattr(service, "WAIT_S", 0.2)
+    worker, task = rig.worker(), rig.task()
+    rig.prompts.is_away = True
+    worker.run(task)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report.error_code, report.is_retryable) == ("unavailable", True)
+
+
+@pytest.mark.parametrize("action", [Action.STOP, Action.YIELD])
+def test_the_wait_ends_with_a_stop_or_a_yield(rig, wait_until, action):
+    worker, task = rig.worker(), rig.task()
+    rig.prompts.is_away = True
+    running = Background(worker, task)
+    wait_until(lambda: rig.prompts.num_calls, "a call")
+    running.held.action = action
+    running.join()
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report is None) if action is Action.STOP else report.outcome == scheduler_pb2.OUTCOME_YIELDED
+
+
+class Flaky:
+    """An object store that is away for its first writes of the kind that `is_hit` names."""
+
+    def __init__(self, store, num_failures, is_hit):
+        self._store = store
+        self._left = num_failures
+        self._is_hit = is_hit
+
+    def __getattr__(self, name):
+        method = getattr(self._store, name)
+
+        def call(key, *args):
+            if name.startswith("put") and self._left and self._is_hit(key):
+                self._left -= 1
+                raise UnavailableError("the store is away")
+            return method(key, *args)
+
+        return call
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "mezzanine", "latents"])
+def test_storage_that_is_away_for_a_while_costs_nothing(rig, what):
+    worker, task = rig.worker(store=Flaky(rig.store, 2, lambda key: what in key)), rig.task()
+    worker.run(task)
+    assert rig.scheduler.report_of(task.task_id, 1).outcome == scheduler_pb2.OUTCOME_DONE
+
+
+def test_checkpoints_that_cannot_be_uploaded_never_hold_up_the_work(rig):
+    worker, task = rig.worker(store=Flaky(rig.store, 10**9, lambda key: "checkpoint" in key)), rig.task()
+    worker.run(task)
+    assert rig.scheduler.report_of(task.task_id, 1).outcome == scheduler_pb2.OUTCOME_DONE
+    assert rig.scheduler.tasks[task.task_id].checkpoints == ()
+
+
+@pytest.mark.parametrize("ffmpeg", ["/bin/false", "/bin/true", "/nonexistent/ffmpeg"])
+def test_an_ffmpeg_that_fails_is_a_retryable_error(rig, ffmpeg):
+    worker, task = rig.worker(ffmpeg=ffmpeg), rig.task()
+    worker.run(task)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report.error_code, report.is_retryable) == ("encoder_failed", True)
+
+
+def test_frames_of_the_wrong_number_or_size_are_refused(rig):
+    worker, task, other = rig.worker(), rig.task(), rig.task()
+    engine = worker.models.get("tiny", rig.card.sha256)[1]
+    decode = engine.decode
+    engine.decode = lambda run: list(decode(run))[:-1]
+    worker.run(task)
+    engine.decode = lambda run: [frames[:, :8] for frames in decode(run)]
+    worker.run(other)
+    for one, text in ((task, "5 frames, not 9"), (other, r"[8, 16, 3], not [16, 16, 3]")):
+        report = rig.scheduler.report_of(one.task_id, 1)
+        assert (report.error_code, report.is_retryable) == ("invalid_frames", False)
+        assert text in report.error_message
+
+
+def test_without_redis_the_work_goes_on(rig):
+    worker, task = rig.worker(redis_url=f"redis://127.0.0.1:{free_port()}/0"), rig.task()
+    worker.run(task)
+    assert rig.scheduler.report_of(task.task_id, 1).outcome == scheduler_pb2.OUTCOME_DONE
+
+
+def test_without_the_scheduler_the_work_goes_on_and_is_reported_when_it_is_back(rig, wait_until):
+    worker, task = rig.worker(), rig.task()
+    held = worker.executor.claim(task.task_id)
+    rig.scheduler.is_away = True
+    thread = threading.Thread(target=worker.work.run, args=(held,))
+    thread.start()
+    wait_until(lambda: worker.machine.state is WorkerState.COMPLETE, "the end of the work")
+    rig.scheduler.is_away = False
+    thread.join(10)
+    assert rig.scheduler.report_of(task.task_id, 1).outcome == scheduler_pb2.OUTCOME_DONE
+
+
+def test_events_resume_with_the_newest_when_redis_is_back(tmp_path, wait_until):
+    port = free_port()
+    client = connect(f"redis://127.0.0.1:{port}/0")
+    publisher = EventPublisher(client)
+    job = new_job_id()
+    for step in range(20):
+        publisher.publish(Event(job, EventType.PROGRESS, {"step": step}))
+    publisher.flush(5)
+    with redis_server(tmp_path) as url:
+        publisher._redis = connect(url)
+        publisher.publish(Event(job, EventType.PROGRESS, {"step": 20}))
+        entries = wait_until(lambda: publisher._redis.xrange(keys.events(job)), "an event")
+        wait_until(
+            lambda: '{"step":20}' in [f["data"] for _, f in publisher._redis.xrange(keys.events(job))], "the newest"
+        )
+        assert len(entries) <= 2
+        publisher.close()
+        publisher._redis.close()
+    client.close()
+
+
+@pytest.fixture
+def inbox(redis_url):
+    heard = []
+    client = connect(redis_url, is_blocking=True)
+    reader = InboxReader(client, "default", f"w-{new_job_id()}", heard.append, heard.append)
+    yield reader, heard, client
+    reader.stop()
+    client.xadd(reader._key, {"data": "{}"})
+    reader._thread.join(5)
+    client.close()
+
+
+def test_the_inbox_is_read_from_its_first_entry_and_survives_nonsense(inbox, wait_until):
+    reader, heard, client = inbox
+    for data in (
+        '{"command": "assign", "tasks": [{"task_id": "a", "traceparent": "tp"}, {"task_id": "b"}]}',
+        "not json",
+        '{"command": "assign"}',
+        '["assign"]',
+        '{"command": "yield", "task_id": "a", "attempt": 2}',
+    ):
+        client.xadd(reader._key, {"data": data})
+    client.xadd(reader._key, {"else": "x"})
+    reader.start()
+    wait_until(lambda: len(heard) == 3, "three commands")
+    assert heard == [Assignment("a", "tp"), Assignment("b", ""), Command("yield", "a", 2)]
+    client.xadd(reader._key, {"data": '{"command": "stop", "task_id": "a", "attempt": 2}'})
+    wait_until(lambda: heard[3:] == [Command("stop", "a", 2)], "the stop")
+
+
+def test_the_inbox_is_read_again_after_redis_was_wiped(tmp_path, wait_until):
+    heard = []
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    with redis_server(tmp_path / "1") as url:
+        reader = InboxReader(connect(url, is_blocking=True), "default", "w", heard.append, heard.append)
+        reader._redis.xadd(
+            reader._key, {"data": '{"command": "stop", "task_id": "a", "attempt": 1}'}, id="99999999999999-1"
+        )
+        reader.start()
+        wait_until(lambda: heard, "the first command")
+    first = reader._redis
+    with redis_server(tmp_path / "2") as url:
+        client = connect(url, is_blocking=True)
+        client.xadd(reader._key, {"data": '{"command": "stop", "task_id": "b", "attempt": 1}'}, id="5-1")
+        reader._redis = client
+        wait_until(lambda: len(heard) == 2, "the command of the new server")
+        reader.stop()
+        client.xadd(reader._key, {"data": "{}"})
+        reader._thread.join(5)
+        client.close()
+        first.close()
+
+
+def test_assigned_tasks_are_taken_in_turn_and_a_refused_claim_is_nothing(rig, wait_until):
+    worker = rig.worker()
+    first, second = rig.task(), rig.task()
+    thread = threading.Thread(target=worker.consumer.run)
+    thread.start()
+    for task_id in (first.task_id, "unknown.generate.0", first.task_id, second.task_id):
+        worker.consumer.assign(Assignment(task_id))
+    for task in (first, second):
+        wait_until(lambda task=task: rig.scheduler.report_of(task.task_id, 1), "report")
+    assert len(rig.scheduler.reports) == 2
+    worker.consumer.drain()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(("attempt", "is_stopped"), [(1, True), (2, False)])
+def test_a_command_reaches_the_attempt_that_it_names(rig, wait_until, attempt, is_stopped):
+    worker, task = rig.worker(), rig.task(num_inference_steps=300)
+    thread = threading.Thread(target=worker.consumer.run)
+    thread.start()
+    worker.consumer.assign(Assignment(task.task_id))
+    wait_until(lambda: WorkerState.GENERATING in worker.states, "steps")
+    worker.consumer.command(Command("stop", task.task_id, attempt))
+    worker.consumer.command(Command("dance", task.task_id, attempt))
+    wait_until(lambda: worker.machine.state is WorkerState.IDLE, "the end")
+    assert (rig.scheduler.report_of(task.task_id, 1) is None) is is_stopped
+    worker.consumer.drain()
+    thread.join(5)
+
+
+def test_a_scheduler_that_is_away_at_the_claim_costs_a_few_tries(rig, wait_until):
+    task, tries = rig.task(), []
+
+    class Claims:
+        def claim(self, task_id):
+            tries.append(task_id)
+            raise UnavailableError("away")
+
+    consumer = Consumer(Claims(), rig.worker().work)
+    thread = threading.Thread(target=consumer.run)
+    thread.start()
+    consumer.assign(Assignment(task.task_id))
+    wait_until(lambda: len(tries) == 2, "a second try")
+    consumer.drain()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_metrics_tell_of_steps_and_resumes(rig):
+    read = prometheus_client.REGISTRY.get_sample_value
+    before = read("vitascope_worker_steps_total", {"model": "tiny"}) or 0
+    rig.worker().run(rig.task())
+    assert read("vitascope_worker_steps_total", {"model": "tiny"}) - before == 24
+    assert read("vitascope_worker_step_seconds_count", {"model": "tiny"}) >= 24
+    assert read("vitascope_worker_checkpoint_blocking_seconds_count") > 0
+    assert read("vitascope_worker_decode_seconds_count", {"model": "tiny"}) > 0

@@ -1,0 +1,173 @@
+"""A resumed clip equals an undisturbed one bit for bit; damaged checkpoints cost steps, never the job."""
+
+import hashlib
+import os
+import random
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vitascope_common.jobs import Checkpoint
+from vitascope_gpu_worker.states import WorkerState
+from vitascope_proto.v1 import scheduler_pb2
+
+OUTPUTS = ("latents", "mezzanine")
+
+
+def undisturbed(rig, **params):
+    task = rig.task(**params)
+    rig.worker().run(task)
+    return {role: rig.output(task, 1, role) for role in OUTPUTS}
+
+
+def interrupted_at(rig, worker, task, step):
+    """Run an attempt whose worker stops taking steps (as if killed) after `step`; what was recorded stays."""
+    held = worker.executor.claim(task.task_id)
+    engine = worker.models.get("tiny", rig.card.sha256)[1]
+    taken = engine.step
+
+    class Killed(BaseException):
+        pass
+
+    def step_or_die(run):
+        if run.step == step:
+            raise Killed
+        taken(run)
+
+    engine.step = step_or_die
+    try:
+        with pytest.raises(Killed):
+            worker.work.denoise(
+                held, worker.work._prepare(held, held.task.params, _ready(worker, engine)), engine, rig.card
+            )
+        assert worker.checkpoints.flush(10)
+        worker.events.flush(10)
+        worker.executor._beat()
+    finally:
+        del engine.step
+        worker.executor.release(held)
+        worker.machine.end()
+    rig.scheduler.lose(task.task_id)
+
+
+def _ready(worker, engine):
+    worker.machine.to(WorkerState.LOADING)
+    worker.machine.to(WorkerState.READY)
+    return engine
+
+
+@pytest.mark.parametrize("step", [1, 9, 10, 15, 20, 23])
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_resumed_equals_undisturbed(rig, step, solver):
+    expected = undisturbed(rig, solver=solver)
+    worker, task = rig.worker(), rig.task(solver=solver)
+    interrupted_at(rig, worker, task, step)
+    recorded = [one.done for one in rig.scheduler.tasks[task.task_id].checkpoints]
+    assert recorded == [done for done in (20, 10) if done <= step]
+    rig.worker().run(task)
+    assert {role: rig.output(task, 2, role) for role in OUTPUTS} == expected
+    steps = [data["step"] for kind, data in rig.events(task) if kind == "progress" and data["phase"] == "denoising"]
+    assert steps == [*range(step + 1), *range(recorded[0] if recorded else 0, 25)]
+
+
+@pytest.mark.parametrize("where", ["store and disk", "disk", "store"])
+@pytest.mark.parametrize("damage", ["flipped", "torn", "missing"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(rig, where, damage):
+    expected = undisturbed(rig)
+    worker, task = rig.worker(), rig.task()
+    interrupted_at(rig, worker, task, 23)
+    newest, older = rig.scheduler.tasks[task.task_id].checkpoints
+    [artifact] = newest.artifacts
+    local = rig.folder / "data" / "gpu-worker" / "checkpoints" / f"{artifact.sha256}.safetensors"
+    stored = rig.folder / "objects" / artifact.key
+    for path in [local] * ("disk" in where) + [stored] * ("store" in where):
+        hurt(path, damage)
+    second = rig.worker()
+    second.run(task)
+    assert {role: rig.output(task, 2, role) for role in OUTPUTS} == expected
+    first = [data["step"] for kind, data in rig.events(task) if data.get("phase") == "denoising"][24]
+    assert first == (older.done if where == "store and disk" else newest.done)
+    assert WorkerState.RECOVERING in second.states
+
+
+def hurt(path: Path, damage: str) -> None:
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "torn":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        path.write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
+
+
+def test_with_no_usable_checkpoint_it_starts_over(rig):
+    expected = undisturbed(rig)
+    worker, task = rig.worker(), rig.task()
+    interrupted_at(rig, worker, task, 23)
+    for checkpoint in rig.scheduler.tasks[task.task_id].checkpoints:
+        for folder, name in (("objects", checkpoint.artifacts[0].key), ("data/gpu-worker/checkpoints", "")):
+            path = rig.folder / folder / (name or f"{checkpoint.artifacts[0].sha256}.safetensors")
+            path.write_bytes(b"not a checkpoint")
+    rig.worker().run(task)
+    assert {role: rig.output(task, 2, role) for role in OUTPUTS} == expected
+
+
+def test_a_checkpoint_of_another_job_is_refused(rig):
+    worker, first, task = rig.worker(), rig.task(seed=1), rig.task()
+    interrupted_at(rig, worker, first, 15)
+    stolen = rig.scheduler.tasks[first.task_id].checkpoints
+    rig.scheduler.tasks[task.task_id] = replace(task, checkpoints=stolen)
+    rig.worker().run(task)
+    assert rig.output(task, 1, "latents") == undisturbed(rig)["latents"]
+
+
+def test_a_record_that_names_no_file_is_refused(rig):
+    task = rig.task()
+    rig.scheduler.tasks[task.task_id] = replace(task, checkpoints=(Checkpoint(10, "step", ()),))
+    rig.worker().run(task)
+    assert rig.output(task, 1, "latents") == undisturbed(rig)["latents"]
+
+
+def test_after_the_last_step_only_decoding_is_repeated(rig):
+    worker, task = rig.worker(ffmpeg="/bin/false"), rig.task()
+    worker.run(task)
+    assert rig.scheduler.report_of(task.task_id, 1).error_code == "encoder_failed"
+    assert rig.scheduler.tasks[task.task_id].checkpoints[0].done == 24
+    rig.worker().run(task)
+    assert rig.output(task, 2, "latents") == undisturbed(rig)["latents"]
+    steps = [data["step"] for kind, data in rig.events(task) if data.get("phase") == "denoising"]
+    assert steps == [*range(25), 24]
+
+
+def test_local_files_are_kept_to_two(rig):
+    worker, task = rig.worker(checkpoint_steps=2), rig.task()
+    interrupted_at(rig, worker, task, 23)
+    kept = {path.stem for path in (rig.folder / "data" / "gpu-worker" / "checkpoints").iterdir()}
+    assert len(kept) <= 2
+    assert rig.scheduler.tasks[task.task_id].checkpoints[0].artifacts[0].sha256 in kept
+
+
+def test_kill_9_at_any_step(rig, wait_until):
+    """The real program, twice; the first is killed while it computes."""
+    kill_after_step = random.randint(10, 200)
+    expected = undisturbed(rig, num_inference_steps=400)
+    task = rig.task(num_inference_steps=400)
+    first = rig.process()
+    worker_id = rig.hand_over(task)
+    recorded = lambda: rig.scheduler.tasks[task.task_id].checkpoints  # noqa: E731
+    wait_until(lambda: recorded() and recorded()[0].done >= kill_after_step, "checkpoint")
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert rig.scheduler.report_of(task.task_id, 1) is None
+    assert recorded()[0].done < 400
+    rig.scheduler.lose(task.task_id)
+    rig.process()
+    assert rig.hand_over(task) != worker_id
+    report = wait_until(lambda: rig.scheduler.report_of(task.task_id, 2), "report")
+    assert report.outcome == scheduler_pb2.OUTCOME_DONE
+    found = {role: rig.output(task, 2, role) for role in OUTPUTS}
+    assert {role: hashlib.sha256(data).hexdigest() for role, data in found.items()} == {
+        role: hashlib.sha256(data).hexdigest() for role, data in expected.items()
+    }

@@ -1,0 +1,159 @@
+"""Start the worker: one rank of a torchrun group; rank 0 alone talks to the outside.
+
+python -m torch.distributed.run --nnodes 1 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:0 \
+    --local-addr 127.0.0.1 -m vitascope_gpu_worker
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+# Before torch: deterministic matrix products on CUDA need a fixed workspace.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import structlog
+import torch
+
+from vitascope_common import redis_clients, telemetry
+from vitascope_common.errors import ConfigurationError
+from vitascope_common.executor import Executor, WorkerIdentity
+from vitascope_common.ids import new_worker_id
+from vitascope_common.objectstore import open_store
+from vitascope_common.process import die_with_parent
+from vitascope_common.registry import Registry
+from vitascope_gpu_worker.adapters import ffmpeg
+from vitascope_gpu_worker.adapters.events import EventPublisher
+from vitascope_gpu_worker.adapters.inbox import InboxReader
+from vitascope_gpu_worker.adapters.prompt import PromptClient
+from vitascope_gpu_worker.checkpoint import Checkpoints, Origin
+from vitascope_gpu_worker.consumer import Consumer
+from vitascope_gpu_worker.models import Models, check_world_size
+from vitascope_gpu_worker.service import Generate, Workshop
+from vitascope_gpu_worker.settings import GpuWorkerSettings
+from vitascope_gpu_worker.states import WorkerMachine
+
+log = structlog.stdlib.get_logger("vitascope.gpu-worker")
+
+CLOSE_AFTER_S = 6.0
+EXIT_AFTER_S = 7.5
+"""After SIGTERM: when to stop waiting for the scheduler, and when to leave whatever a step still does to its lease."""
+STALE_S = 24 * 3600
+
+
+def main() -> int:
+    """Run until SIGTERM; 2 when the configuration cannot be used."""
+    die_with_parent()
+    try:
+        with ExitStack() as stack:
+            serve(GpuWorkerSettings.load(), stack)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return 2
+    return 0
+
+
+def serve(settings: GpuWorkerSettings, stack: ExitStack) -> None:
+    """Build the worker, work until drained. Raises: ConfigurationError."""
+    registry = Registry(settings.models_dir)
+    check_world_size(registry, settings.pool, int(os.environ.get("WORLD_SIZE", "1")))
+    running = telemetry.start(settings.service, settings)
+    stack.callback(running.shutdown)
+    device = _device(settings.num_threads)
+    folder = _folder(settings, stack)
+    store = open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key)
+    ffmpeg_path = ffmpeg.find_ffmpeg()
+    redis_url = settings.redis_url.get_secret_value()
+
+    name = f"cuda:{torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
+    identity = WorkerIdentity(new_worker_id(settings.service), settings.service, settings.pool, device=name)
+    executor = Executor(settings.scheduler_address, identity)
+    stack.callback(executor.close)
+    checkpoints = Checkpoints(folder / "checkpoints", store, Origin(settings.num_threads, name), executor.poke)
+    stack.callback(checkpoints.close)
+    events = EventPublisher(redis_clients.connect(redis_url))
+    stack.callback(events.close)
+    prompts = PromptClient(settings.prompt_address)
+    stack.callback(prompts.close)
+    work = Generate(
+        executor,
+        Models(registry, device),
+        prompts,
+        store,
+        checkpoints,
+        events,
+        WorkerMachine(lambda state: setattr(executor, "worker_state", state.value)),
+        lambda path, width_px, height_px, fps: ffmpeg.Mezzanine(path, width_px, height_px, fps, ffmpeg_path),
+        Workshop(folder / "work", settings.checkpoint_steps, ffmpeg.MEDIA_TYPE),
+    )
+    consumer = Consumer(executor, work)
+    inbox = InboxReader(
+        redis_clients.connect(redis_url, is_blocking=True),
+        settings.pool,
+        identity.worker_id,
+        consumer.assign,
+        consumer.command,
+    )
+
+    def drain(signum: int, _: object) -> None:
+        inbox.stop()
+        consumer.drain()
+        threading.Thread(target=_leave_in_time, args=(executor,), name="drain", daemon=True).start()
+
+    signal.signal(signal.SIGTERM, drain)
+    signal.signal(signal.SIGINT, drain)
+    executor.start()
+    inbox.start()
+    running.mark_ready(True)
+    log.info("worker.started", worker=identity.worker_id, pool=settings.pool, device=name)
+    consumer.run()
+    running.mark_ready(False)
+    log.info("worker.drained", worker=identity.worker_id)
+
+
+def _device(num_threads: int) -> torch.device:
+    """Make results repeatable and pick the device of this rank."""
+    torch.set_num_threads(num_threads)
+    torch.set_num_interop_threads(1)
+    torch.use_deterministic_algorithms(True)
+    # A debugging aid that costs a write per allocation.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def _folder(settings: GpuWorkerSettings, stack: ExitStack) -> Path:
+    """Return the local scratch space, free of what a killed worker left behind long ago."""
+    if settings.data_dir is None:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vitascope-gpu-worker-")))
+    else:
+        root = settings.data_dir / settings.service
+    work = root / "work"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        for path in work.iterdir():
+            if path.stat().st_mtime < time.time() - STALE_S:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"The data folder {root} cannot be used: {error.strerror}.") from error
+    return root
+
+
+def _leave_in_time(executor: Executor) -> None:
+    begun_s = time.monotonic()
+    executor.is_draining = True
+    executor.poke()
+    time.sleep(CLOSE_AFTER_S)
+    threading.Thread(target=executor.close, daemon=True).start()
+    time.sleep(EXIT_AFTER_S - (time.monotonic() - begun_s))
+    log.warning("worker.left_work_to_its_lease")
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

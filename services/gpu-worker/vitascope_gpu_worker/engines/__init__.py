@@ -1,0 +1,1 @@
+"""Engines: the model families that the worker can drive."""

@@ -1,0 +1,82 @@
+"""The models of this worker: one is loaded and stays so until a task needs another."""
+
+import gc
+from collections.abc import Mapping
+
+import structlog
+import torch
+
+from vitascope_common.errors import ConfigurationError, InvalidModelError
+from vitascope_common.registry import ModelCard, Registry
+from vitascope_gpu_worker.engine import Engine, LoadEngine
+from vitascope_gpu_worker.engines import native
+
+log = structlog.stdlib.get_logger("vitascope.gpu-worker")
+
+ENGINES: Mapping[str, LoadEngine] = {"native": native.load}
+
+
+class Models:
+    """Loads what a task names, verified, and keeps the last one."""
+
+    def __init__(self, registry: Registry, device: torch.device) -> None:
+        self._registry = registry
+        self._device = device
+        self._loaded: tuple[ModelCard, Engine] | None = None
+
+    @property
+    def warm(self) -> tuple[str, ...]:
+        """Name the models that are loaded."""
+        return (self._loaded[0].id,) if self._loaded else ()
+
+    def get(self, model_id: str, model_sha256: str) -> tuple[ModelCard, Engine]:
+        """Return the model with exactly these weights, loaded.
+
+        Raises:
+            CorruptObjectError: a file differs from the card; nothing of it is served.
+            NotFoundError: no such model, or a file is missing.
+            InvalidModelError: the weights are not those that the task was accepted for, or no engine runs them.
+        """
+        card = self._registry.card(model_id)
+        if card.sha256 != model_sha256:
+            raise InvalidModelError(
+                f"Model {model_id} has changed since this job was accepted: its weights are {card.sha256[:12]} now, "
+                f"the job needs {model_sha256[:12]}."
+            )
+        if self._loaded and self._loaded[0].sha256 == card.sha256 and self._loaded[0].id == card.id:
+            return card, self._loaded[1]
+        load = ENGINES.get(card.engine)
+        if load is None:
+            raise InvalidModelError(
+                f"Model {model_id} needs the engine {card.engine!r}; there are: {', '.join(ENGINES)}."
+            )
+        folder = self._registry.fetch(card)
+        self.unload()
+        self._loaded = (card, load(card, folder, self._device))
+        log.info("model.loaded", model=card.id, sha256=card.sha256, device=str(self._device))
+        return self._loaded
+
+    def unload(self) -> None:
+        """Give the memory back; the next task loads again."""
+        self._loaded = None
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def check_world_size(registry: Registry, pool: str, world_size: int) -> None:
+    """Refuse a number of ranks that a model of this pool does not list.
+
+    Raises:
+        ConfigurationError: names the models and what they allow.
+    """
+    problems = []
+    for card in registry.cards():
+        allowed = card.parallelism.get("tensor_parallel", [1])
+        if card.pool == pool and (not isinstance(allowed, list) or world_size not in allowed):
+            problems.append(f"model {card.id} allows {allowed}")
+    if problems:
+        raise ConfigurationError(
+            f"gpu-worker was started with {world_size} ranks in pool {pool!r}, but {'; '.join(problems)}. "
+            "Start torchrun with another --nproc-per-node."
+        )

@@ -1,0 +1,378 @@
+"""Generate one clip: load, condition, denoise, decode, upload, report. Everything that can interrupt it is here, once.
+
+A stop or a stale attempt drops the work at the next step. A yield checkpoints, uploads and reports. SIGTERM is a yield
+of whatever runs. Storage or a service that is away is waited for while heartbeats go on; Redis is never waited for.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import structlog
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from vitascope_common.errors import (
+    CorruptObjectError,
+    DeadlineError,
+    InternalError,
+    InvalidRequestError,
+    UnavailableError,
+    VitascopeError,
+)
+from vitascope_common.events import Event, EventType
+from vitascope_common.executor import Action, HeldTask, Outcome, WorkerIdentity
+from vitascope_common.jobs import Artifact, GenerateParams, Progress
+from vitascope_common.objectstore import ObjectStore, check_sha256, sha256_of
+from vitascope_common.registry import ModelCard
+from vitascope_common.telemetry import span
+from vitascope_gpu_worker import metrics
+from vitascope_gpu_worker.checkpoint import Checkpoints
+from vitascope_gpu_worker.engine import Engine, Run
+from vitascope_gpu_worker.errors import InvalidFramesError, InvalidLatentsError, OutOfMemoryError
+from vitascope_gpu_worker.states import WorkerMachine, WorkerState
+
+log = structlog.stdlib.get_logger("vitascope.gpu-worker")
+
+WAIT_S = 60.0
+"""How long an attempt waits for storage or a service before it fails and another may try."""
+BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+LAST_UPLOAD_S = 4.0
+"""How long a SIGTERM or an error leaves for the last checkpoint's upload."""
+EVENTS_S = 1.0
+CHECKPOINT_AFTER_S = 30.0
+"""When steps are long, a checkpoint is due after this time, however few they were."""
+PAUSE_S = 0.02
+
+_NOT_RETRYABLE = (InvalidLatentsError, InvalidFramesError, InvalidRequestError)
+
+T = TypeVar("T")
+
+
+class Reports(Protocol):
+    """The part of the executor that tells the scheduler how it went."""
+
+    identity: WorkerIdentity
+
+    def report(
+        self,
+        held: HeldTask,
+        outcome: Outcome,
+        *,
+        outputs: "list[Artifact]" = ...,
+        error: VitascopeError | None = None,
+        is_retryable: bool = False,
+    ) -> bool: ...
+    def release(self, held: HeldTask) -> None: ...
+
+
+class LoadedModels(Protocol):
+    """Models by name and weights."""
+
+    @property
+    def warm(self) -> tuple[str, ...]: ...
+    def get(self, model_id: str, model_sha256: str) -> tuple[ModelCard, Engine]: ...
+    def unload(self) -> None: ...
+
+
+class Encodes(Protocol):
+    """The prompt service."""
+
+    def encode(self, model: str, prompt: str, negative_prompt: str) -> Artifact: ...
+
+
+class Publishes(Protocol):
+    """Progress for people; never blocks."""
+
+    def publish(self, event: Event) -> None: ...
+    def flush(self, timeout_s: float) -> None: ...
+
+
+class WritesFrames(Protocol):
+    """A lossless video file under construction."""
+
+    def __enter__(self) -> "WritesFrames": ...
+    def __exit__(self, *args: Any) -> None: ...
+    def write(self, frames_THWC: Tensor) -> None: ...
+    def finish(self, num_frames: int) -> None: ...
+
+
+OpenMezzanine = Callable[[Path, int, int, int], WritesFrames]
+"""Path, width, height, frames per second."""
+
+
+class _Dropped(Exception):
+    """The work was taken away: touch nothing more."""
+
+
+class _Yielded(Exception):
+    """The slot is wanted: what there is, is saved."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where a clip is made."""
+
+    folder: Path
+    checkpoint_steps: int
+    mezzanine_type: str
+
+
+class Generate:
+    """The use case of this service. `run` belongs to one thread; `drain` may come from a signal handler."""
+
+    def __init__(
+        self,
+        reports: Reports,
+        models: LoadedModels,
+        prompts: Encodes,
+        store: ObjectStore,
+        checkpoints: Checkpoints,
+        events: Publishes,
+        machine: WorkerMachine,
+        open_mezzanine: OpenMezzanine,
+        workshop: Workshop,
+    ) -> None:
+        self._reports = reports
+        self._models = models
+        self._prompts = prompts
+        self._store = store
+        self._checkpoints = checkpoints
+        self._events = events
+        self._machine = machine
+        self._open_mezzanine = open_mezzanine
+        self._workshop = workshop
+        self._is_draining = False
+        self._begun_s = 0.0
+
+    def drain(self) -> None:
+        """Give back what runs at the next step or frame, and whatever comes after it."""
+        self._is_draining = True
+
+    def run(self, held: HeldTask) -> None:
+        """Do the work of one attempt and report its end. Raises nothing: a task never ends this process."""
+        task = held.task
+        self._begun_s = time.monotonic()
+        try:
+            outputs = self._generate(held)
+            self._machine.to(WorkerState.COMPLETE)
+            self._events.flush(EVENTS_S)
+            self._reports.report(held, Outcome.DONE, outputs=outputs)
+            self._checkpoints.discard_local()
+        except _Dropped:
+            log.info("task.dropped", task=task.task_id, attempt=task.attempt, why=held.action.value)
+            self._reports.release(held)
+        except _Yielded:
+            log.info("task.yielded", task=task.task_id, attempt=task.attempt, step=held.progress.done)
+            self._events.flush(EVENTS_S)
+            self._reports.report(held, Outcome.YIELDED)
+        except VitascopeError as error:
+            self._fail(held, error)
+        except Exception as error:  # a fault of ours: this attempt ends, the worker lives
+            log.error("task.crashed", task=task.task_id, exc_info=error)
+            self._fail(held, InternalError())
+        finally:
+            self._checkpoints.forget()
+            self._machine.end()
+
+    def _fail(self, held: HeldTask, error: VitascopeError) -> None:
+        self._machine.fail()
+        if isinstance(error, OutOfMemoryError):
+            self._models.unload()
+        is_retryable = not isinstance(error, _NOT_RETRYABLE)
+        if is_retryable:
+            self._checkpoints.flush(LAST_UPLOAD_S)  # the next attempt begins where this one stopped
+        log.error(
+            "task.failed", task=held.task.task_id, code=error.code, error=error.message, is_retryable=is_retryable
+        )
+        held.used_s = time.monotonic() - self._begun_s
+        self._reports.report(held, Outcome.FAILED, error=error, is_retryable=is_retryable)
+
+    def _generate(self, held: HeldTask) -> list[Artifact]:
+        params = held.task.params
+        if not isinstance(params, GenerateParams):
+            raise InternalError(f"Task {held.task.task_id} of stage {held.task.stage} is not work for a gpu-worker.")
+        card, engine = self._load(held, params)
+        run = self._prepare(held, params, engine)
+        with span("denoise", first_step=run.step, steps=params.num_inference_steps):
+            self.denoise(held, run, engine, card)
+        path = self._workshop.folder / f"{held.task.task_id}.{held.task.attempt}.mkv"
+        try:
+            with span("decode", frames=params.num_frames):
+                self._decode(held, run, engine, path)
+            self._machine.to(WorkerState.AUDIO_SYNC)  # no audio was asked for
+            self._machine.to(WorkerState.SAFETY_CHECK)  # judged in postproc, on what is published
+            self._machine.to(WorkerState.UPLOADING)
+            with span("upload"):
+                return self._upload(held, run, path)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _load(self, held: HeldTask, params: GenerateParams) -> tuple[ModelCard, Engine]:
+        self._machine.to(WorkerState.LOADING)
+        self._show(held, "loading", held.task.checkpoints[0].done if held.task.checkpoints else 0, params)
+        with span("load", model=params.model):
+            loaded = self._models.get(params.model, params.model_sha256)
+        if self._reports.identity.warm_models != self._models.warm:
+            self._reports.identity = replace(self._reports.identity, warm_models=self._models.warm)
+        self._machine.to(WorkerState.READY)
+        return loaded
+
+    def _prepare(self, held: HeldTask, params: GenerateParams, engine: Engine) -> Run:
+        """Return the run at step 0 or at the newest usable checkpoint."""
+        self._machine.to(WorkerState.INITIALIZING)
+        with span("conditioning", model=params.model):
+            conditioning = self._patiently(held, "conditioning", lambda: self._conditioning(params))
+        run = engine.prepare(params, conditioning)
+        if held.task.checkpoints:
+            self._machine.to(WorkerState.RECOVERING)
+            snapshot = self._patiently(
+                held, "checkpoint", lambda: self._checkpoints.load(held.task, params.model_sha256)
+            )
+            if snapshot is not None:
+                run.restore(snapshot)
+            log.info("task.resumed", task=held.task.task_id, attempt=held.task.attempt, step=run.step)
+        self._machine.to(WorkerState.GENERATING)
+        self._show(held, "denoising", run.step, params)
+        return run
+
+    def _conditioning(self, params: GenerateParams) -> Mapping[str, Tensor]:
+        artifact = self._prompts.encode(params.model, params.prompt, params.negative_prompt)
+        data = self._store.get_bytes(artifact.key)
+        check_sha256(artifact.key, _sha256(data), artifact.sha256)
+        try:
+            tensors: dict[str, Tensor] = load_tensors(data)
+        except SafetensorError as error:
+            raise CorruptObjectError(f"Object {artifact.key} is not a readable safetensors file.") from error
+        return tensors
+
+    def denoise(self, held: HeldTask, run: Run, engine: Engine, card: ModelCard) -> None:
+        """Take the steps that are left, with progress after each and checkpoints as they fall due.
+
+        Raises:
+            InvalidLatentsError: NaN or infinity.
+        """
+        params, step_seconds, steps = run.params, metrics.STEP_SECONDS.labels(card.id), metrics.STEPS.labels(card.id)
+        saved_step, saved_s, pace_s = run.step, time.monotonic(), 0.0
+        while not run.is_denoised:
+            if self._is_wanted_back(held):
+                if run.step > saved_step:
+                    self._checkpoint(held, run)
+                self._yield(held)
+            begun_s = time.perf_counter()
+            engine.step(run)
+            took_s = time.perf_counter() - begun_s
+            step_seconds.observe(took_s)
+            steps.inc()
+            pace_s = took_s if not pace_s else 0.8 * pace_s + 0.2 * took_s
+            left = params.num_inference_steps - run.step
+            self._show(held, "denoising", run.step, params, eta_s=left * pace_s + card.cost.fixed_s)
+            is_due = run.step - saved_step >= self._workshop.checkpoint_steps
+            if is_due or run.is_denoised or time.monotonic() - saved_s >= CHECKPOINT_AFTER_S:
+                self._checkpoint(held, run)
+                saved_step, saved_s = run.step, time.monotonic()
+
+    def _checkpoint(self, held: HeldTask, run: Run) -> None:
+        """Copy the state and let the background do the rest."""
+        self._machine.to(WorkerState.CHECKPOINTING)
+        with metrics.CHECKPOINT_BLOCKING_SECONDS.time():
+            self._checkpoints.submit(held, run.params.model_sha256, run.snapshot())
+        self._machine.to(WorkerState.GENERATING)
+
+    def _decode(self, held: HeldTask, run: Run, engine: Engine, path: Path) -> None:
+        """Decode into the mezzanine, a few frames at a time."""
+        params = run.params
+        self._machine.to(WorkerState.DECODING)
+        self._show(held, "decoding", run.step, params)
+        mezzanine = self._open_mezzanine(path, params.width_px, params.height_px, params.fps)
+        with metrics.DECODE_SECONDS.labels(params.model).time(), mezzanine:
+            for frames_THWC in engine.decode(run):
+                # A yield is not obeyed here: to finish is sooner than to be resumed and decode again.
+                if held.is_over:
+                    raise _Dropped
+                if self._is_draining:
+                    self._yield(held)
+                mezzanine.write(frames_THWC)
+                held.used_s = time.monotonic() - self._begun_s
+            mezzanine.finish(params.num_frames)
+
+    def _upload(self, held: HeldTask, run: Run, path: Path) -> list[Artifact]:
+        task, latents_type = held.task, "application/vnd.safetensors"
+        latents = save_tensors({"latents": run.snapshot().latents_BCTHW})
+        latents_key, mezzanine_key = task.work_key("latents.safetensors"), task.work_key("mezzanine.mkv")
+        self._patiently(held, "upload", lambda: self._store.put_bytes(latents_key, latents, latents_type))
+        self._patiently(
+            held, "upload", lambda: self._store.put_file(mezzanine_key, path, self._workshop.mezzanine_type)
+        )
+        held.used_s = time.monotonic() - self._begun_s
+        return [
+            Artifact(
+                "mezzanine",
+                "mezzanine",
+                self._workshop.mezzanine_type,
+                mezzanine_key,
+                sha256_of(path),
+                path.stat().st_size,
+            ),
+            Artifact("latents", "latents", latents_type, latents_key, _sha256(latents), len(latents)),
+        ]
+
+    def _show(self, held: HeldTask, phase: str, step: int, params: GenerateParams, eta_s: float | None = None) -> None:
+        """Tell the scheduler (with the next heartbeat) and the people who watch."""
+        task, steps = held.task, params.num_inference_steps
+        held.used_s = time.monotonic() - self._begun_s
+        held.progress = Progress(step, steps, "step", phase)
+        data: dict[str, Any] = {"step": step, "steps": steps, "percent": round(100 * step / steps, 1), "phase": phase}
+        data["eta_s"] = None if eta_s is None else round(eta_s, 2)
+        kind = EventType.DECODING if phase == "decoding" else EventType.PROGRESS
+        self._events.publish(Event(task.job_id, kind, data, task=task.task_id, attempt=task.attempt))
+
+    def _is_wanted_back(self, held: HeldTask) -> bool:
+        """Tell whether to yield. Raises: _Dropped: there is nobody left to yield to."""
+        if held.is_over:
+            raise _Dropped
+        return self._is_draining or held.action is Action.YIELD
+
+    def _yield(self, held: HeldTask) -> None:
+        """Wait for the last upload, then give the slot back. What could not be uploaded in time is done again."""
+        limit_s = LAST_UPLOAD_S if self._is_draining else WAIT_S
+        if not self._checkpoints.flush(limit_s, lambda: held.is_over):
+            if held.is_over:
+                raise _Dropped
+            log.warning("task.yields_without_last_checkpoint", task=held.task.task_id)
+        raise _Yielded
+
+    def _patiently(self, held: HeldTask, what: str, call: Callable[[], T]) -> T:
+        """Call, and again while something is away, for `WAIT_S` in all; a stop or a yield ends it.
+
+        Raises:
+            UnavailableError: it stayed away; another attempt may succeed.
+        """
+        begun_s, num_failures = time.monotonic(), 0
+        while True:
+            if self._is_wanted_back(held):
+                raise _Yielded
+            try:
+                return call()
+            except (UnavailableError, DeadlineError) as error:
+                if time.monotonic() - begun_s >= WAIT_S:
+                    raise
+                if not num_failures:
+                    log.warning("task.waits", task=held.task.task_id, what=what, code=error.code, error=error.message)
+            self._pause(held, BACKOFF_S[min(num_failures, len(BACKOFF_S) - 1)])
+            num_failures += 1
+
+    def _pause(self, held: HeldTask, seconds: float) -> None:
+        until_s = time.monotonic() + seconds
+        while time.monotonic() < until_s and not self._is_wanted_back(held):
+            time.sleep(PAUSE_S)
+            held.used_s = time.monotonic() - self._begun_s
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,412 @@
+"""Relay, reaper and reconciler on a real Redis and a real database, with Redis wiped in the middle."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from redis.asyncio import Redis
+
+from vitascope_common import ids, keys, redis_clients, tables
+from vitascope_common.database import Database
+from vitascope_common.errors import UnavailableError
+from vitascope_common.executor import Action, Outcome
+from vitascope_common.testing import free_port
+from vitascope_scheduler.adapters.celery_sender import TASK_NAME, CelerySender
+from vitascope_scheduler.adapters.redis_queue import RedisQueue
+from vitascope_scheduler.dispatch import Dispatcher, Timing
+from vitascope_scheduler.job_manager import JobManager, Report, TaskStatus
+from vitascope_scheduler.reader import Reader
+from vitascope_scheduler.reconciler import Reconciler
+from vitascope_scheduler.relay import Relay
+from vitascope_scheduler.service import Beat, Scheduler
+from vitascope_scheduler.tasks import TaskRow
+from vitascope_scheduler.testing import TENANT, admit, artifact, checkpoint
+from vitascope_scheduler.worker import Worker
+
+TTL_MS = 10_000
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+class Clock:
+    """Time that moves when a test says so."""
+
+    def __init__(self) -> None:
+        self.now_ms = ids.now_ms()
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+class Room:
+    """The scheduler without its edge and without its loops."""
+
+    def __init__(self, database: Database, redis: Redis, broker_url: str) -> None:
+        self.database, self.redis, self.clock = database, redis, Clock()
+        self.queue = RedisQueue(redis)
+        self.manager, self.reader = JobManager(database, self.clock), Reader(database)
+        self.sender = CelerySender(broker_url)
+        timing = Timing(lease_ttl_ms=TTL_MS)
+        self.dispatcher = Dispatcher(self.manager, self.reader, self.queue, self.sender, timing, self.clock)
+        self.relay = Relay(self.reader, self.dispatcher, self.queue, self.clock)
+        self.reconciler = Reconciler(self.manager, self.reader, self.dispatcher, self.relay)
+        self.scheduler = Scheduler(self.manager, self.dispatcher, self.relay)
+
+    async def worker(self, worker_id: str = "w1", slots: int = 1) -> None:
+        await self.scheduler.register(Worker(worker_id, "gpu-worker", "default", "cpu", 1, slots, ()))
+
+    async def beat(self, *tasks: TaskStatus, worker_id: str = "w1") -> list[Action]:
+        answer = await self.scheduler.heartbeat(Beat(worker_id, "gpu-worker", "default", (), tasks))
+        if answer.must_register:
+            await self.worker(worker_id)
+        return [action for _, action in answer.actions]
+
+    async def tell(self) -> None:
+        assert await self.relay.tell("event")
+        assert await self.relay.tell("ready")
+
+    async def inbox(self, worker_id: str = "w1") -> list[str]:
+        entries = await self.redis.xrange(keys.inbox("default", worker_id))
+        commands = [json.loads(fields["data"]) for _, fields in entries]
+        return [task["task_id"] for one in commands if one["command"] == "assign" for task in one["tasks"]]
+
+    async def events(self, job_id: str) -> list[str]:
+        return [fields["type"] for _, fields in await self.redis.xrange(keys.events(job_id))]
+
+    async def task(self, task_id: str) -> TaskRow:
+        return (await self.reader.tasks([task_id]))[task_id]
+
+    async def num_outbox(self) -> int:
+        async with self.database.read() as connection:
+            count = sa.select(sa.func.count()).select_from(tables.outbox)
+            return int((await connection.execute(count)).scalar_one())
+
+    async def messages(self) -> list[dict[str, Any]]:
+        return [json.loads(message) for message in await self.redis.lrange("postproc", 0, -1)]
+
+
+@pytest.fixture
+async def room(database: Database, redis: Redis, redis_url: str) -> AsyncIterator[Room]:
+    room = Room(database, redis, redis_url)
+    yield room
+    room.sender.close()
+
+
+@pytest.fixture
+async def first(room: Room) -> str:
+    return ids.task_id(await admit(room.database, traceparent=TRACEPARENT), "generate", 0)
+
+
+async def finish_first(room: Room, first: str) -> str:
+    """Bring the job to its second stage; return that task."""
+    assert (await room.scheduler.claim(first, "w1")).task
+    assert (await room.scheduler.report(Report(first, 1, Outcome.DONE, (artifact("mezzanine"),)))).is_accepted
+    return first.replace("generate", "finish")
+
+
+class TestRelay:
+    async def test_it_tells_in_order_and_once(self, room: Room, first: str) -> None:
+        await room.worker()
+        await room.tell()
+        assert await room.inbox() == [first]
+        assert await room.num_outbox() == 0
+        row = await room.task(first)
+        assert row.epoch == await room.queue.epoch("default")
+        last = await finish_first(room, first)
+        await room.tell()
+        assert await room.events(ids.job_id_of(first)) == ["queued", "started", "postprocessing"]
+        (message,) = await room.messages()
+        assert message["headers"]["task"] == TASK_NAME
+        assert message["headers"]["traceparent"][:35] == TRACEPARENT[:35]
+        assert (await room.task(last)).epoch
+
+    async def test_inbox_entries_carry_the_trace(self, room: Room, first: str) -> None:
+        await room.worker()
+        await room.tell()
+        ((_, fields),) = await room.redis.xrange(keys.inbox("default", "w1"))
+        (task,) = json.loads(fields["data"])["tasks"]
+        assert task["traceparent"][:35] == TRACEPARENT[:35]
+
+    async def test_a_death_before_the_rows_are_deleted_tells_twice_and_changes_nothing(
+        self, room: Room, first: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await room.worker(slots=5)
+
+        async def die(_: object) -> None:
+            raise RuntimeError("killed here")
+
+        for topic in ("event", "ready"):
+            with monkeypatch.context() as patch:
+                patch.setattr(room.reader, "forget", die)
+                with pytest.raises(RuntimeError):
+                    await room.relay.tell(topic)
+        await room.tell()
+        assert await room.inbox() == [first]
+        assert await room.events(ids.job_id_of(first)) == ["queued"]
+
+    async def test_a_broker_that_is_away_holds_up_nobody_else(
+        self, database: Database, redis: Redis, redis_url: str
+    ) -> None:
+        room = Room(database, redis, f"redis://127.0.0.1:{free_port()}/0")
+        first = ids.task_id(await admit(database), "generate", 0)
+        await room.worker(slots=2)
+        await room.tell()
+        await finish_first(room, first)
+        other = ids.task_id(await admit(database), "generate", 0)
+        assert not await room.relay.tell("ready")
+        assert await room.relay.tell("event")
+        assert other in await room.inbox()
+        assert await room.num_outbox() == 1
+        await room.reconciler.reconcile()  # neither does it stop the reconciler
+        await redis.delete(keys.scheduler_leader("relay.ready"))  # another replica takes over, and its broker is there
+        healthy = Room(database, redis, redis_url)
+        assert await healthy.relay.tell("ready")
+        assert len(await room.messages()) == 1
+
+    async def test_redis_away_keeps_every_row(self, database: Database) -> None:
+        redis = redis_clients.connect_async(f"redis://127.0.0.1:{free_port()}/0")
+        room = Room(database, redis, f"redis://127.0.0.1:{free_port()}/0")
+        await admit(database)
+        for topic in ("event", "ready"):
+            with pytest.raises(UnavailableError):
+                await room.relay.tell(topic)
+        assert await room.num_outbox() == 2
+        await redis.aclose()
+
+    async def test_an_unreadable_row_does_not_block_the_others(self, room: Room, first: str) -> None:
+        async with room.database.transaction() as connection:
+            values = {"tenant_id": TENANT, "job_id": "video_0", "topic": "event", "payload": {"type": "?"}}
+            await connection.execute(sa.insert(tables.outbox).values(**values, created_at_ms=1))
+        await admit(room.database)
+        await room.tell()
+        assert await room.num_outbox() == 0
+
+    async def test_a_claim_that_overtakes_the_relay_leaves_no_ghost(self, room: Room, first: str) -> None:
+        stale = await room.task(first)
+        await finish_first(room, first)
+        await room.dispatcher.hand_out(stale, "some epoch")
+        assert await room.queue.depth("default") == (0, 0)
+
+
+class TestReaper:
+    async def test_nothing_is_reaped_right_after_a_start(self, room: Room, first: str) -> None:
+        await room.worker()
+        await room.tell()
+        await room.scheduler.claim(first, "w1")
+        room.clock.now_ms += TTL_MS + 1  # slept: no heartbeat could come through
+        await room.reconciler.tick()
+        assert (await room.task(first)).is_leased
+
+    async def test_a_lost_lease_goes_back_and_is_handed_out_again(self, room: Room, first: str) -> None:
+        await room.worker()
+        await room.tell()
+        await room.scheduler.claim(first, "w1")
+        assert await room.beat(TaskStatus(first, 1, used_s=3.0, checkpoint=checkpoint(10))) == [Action.RUN]
+        for _ in range(12):
+            room.clock.now_ms += 1_000
+            await room.reconciler.tick()
+        row = await room.task(first)
+        assert (row.state, row.attempt, row.num_failures) == ("ready", 1, 1)
+        assert await room.queue.depth("default") == (1, 0)
+        await room.worker("w2")
+        assert await room.inbox("w2") == [first]
+        claim = await room.scheduler.claim(first, "w2")
+        assert claim.task is not None
+        assert (claim.task.attempt, claim.task.checkpoints[0].done) == (2, 10)
+        assert await room.beat(TaskStatus(first, 1)) == [Action.STALE]
+        await room.tell()
+        events = await room.events(ids.job_id_of(first))
+        assert events == ["queued", "started", "checkpoint", "queued", "resumed"]
+
+    async def test_heartbeats_keep_a_lease(self, room: Room, first: str) -> None:
+        await room.worker()
+        await room.tell()
+        await room.scheduler.claim(first, "w1")
+        for _ in range(30):
+            room.clock.now_ms += 1_000
+            assert await room.beat(TaskStatus(first, 1)) == [Action.RUN]
+            await room.reconciler.tick()
+        assert (await room.task(first)).is_leased
+
+    async def test_a_handover_to_a_dead_worker_is_no_failure(self, room: Room, first: str) -> None:
+        await room.worker("dead")
+        await room.tell()
+        assert await room.inbox("dead") == [first]
+        for _ in range(11):
+            room.clock.now_ms += 1_000
+            await room.reconciler.tick()
+        await room.worker("w2")
+        assert await room.inbox("w2") == [first]
+        row = await room.task(first)
+        assert (row.state, row.attempt, row.num_failures) == ("ready", 0, 0)
+
+    async def test_what_a_dead_scheduler_did_not_settle_is_settled(self, room: Room, first: str) -> None:
+        await room.worker()
+        await room.tell()
+        await room.scheduler.claim(first, "w1")
+        report = Report(first, 1, Outcome.DONE, (artifact("mezzanine"),))
+        assert (await room.manager.report(report)).is_accepted  # committed, and then it died
+        for _ in range(12):
+            room.clock.now_ms += 1_000
+            await room.beat()
+            await room.reconciler.tick()
+        assert await room.queue.depth("default") == (0, 0)
+        assert await room.queue.idle_workers("default", room.clock()) == ["w1"]
+
+    async def test_a_lost_postproc_task_is_sent_again(self, room: Room, first: str) -> None:
+        await room.worker()
+        await room.tell()
+        last = await finish_first(room, first)
+        await room.tell()
+        assert (await room.scheduler.claim(last, "p1")).task
+        assert await room.queue.without_lease("postproc", [last]) == []
+        await room.scheduler.heartbeat(Beat("p1", "postproc", "postproc", (), (TaskStatus(last, 1),)))
+        for _ in range(12):
+            room.clock.now_ms += 1_000
+            await room.reconciler.tick()
+        assert (await room.task(last)).num_failures == 1
+        await room.tell()
+        assert len(await room.messages()) == 2
+        assert await room.queue.without_lease("postproc", [last]) == [last]
+
+    async def test_a_message_that_the_broker_lost_is_sent_again(self, room: Room, first: str) -> None:
+        await room.worker()
+        await room.tell()
+        await finish_first(room, first)
+        await room.tell()
+        await room.redis.delete("postproc")
+        await room.reconciler.reconcile()
+        assert await room.messages() == []
+        room.clock.now_ms += 60_001
+        await room.reconciler.reconcile()
+        assert len(await room.messages()) == 1
+
+
+class TestWipe:
+    async def test_everything_is_rebuilt_from_sql(self, room: Room, first: str) -> None:
+        waiting = [ids.task_id(await admit(room.database), "generate", 0) for _ in range(3)]
+        await room.worker()
+        await room.tell()
+        assert (await room.scheduler.claim(first, "w1")).task
+        await room.reconciler.reconcile()
+        await room.redis.flushall()
+
+        assert await room.beat(TaskStatus(first, 1)) == [Action.RUN]
+        await room.reconciler.reconcile()
+        await room.reconciler.tick()
+        assert await room.queue.depth("default") == (3, 1)
+        for _ in range(12):
+            room.clock.now_ms += 1_000
+            assert await room.beat(TaskStatus(first, 1)) == [Action.RUN]
+            await room.reconciler.reconcile()
+            await room.reconciler.tick()
+        row = await room.task(first)
+        assert (row.is_leased, row.attempt, row.num_failures) == (True, 1, 0)
+        for expected in waiting:
+            held = (await room.inbox())[-1] if await room.inbox() else first
+            await room.scheduler.report(Report(held, 1, Outcome.DONE, (artifact("mezzanine"),)))
+            assert (await room.inbox())[-1] == expected
+            assert (await room.scheduler.claim(expected, "w1")).task
+
+    async def test_a_worker_that_died_with_redis_loses_its_task(self, room: Room, first: str) -> None:
+        await room.worker()
+        await room.tell()
+        await room.scheduler.claim(first, "w1")
+        await room.reconciler.reconcile()
+        await room.redis.flushall()
+        for second in range(14):
+            await room.reconciler.reconcile()
+            await room.reconciler.tick()
+            assert (await room.task(first)).is_leased or second >= TTL_MS / 1000
+            room.clock.now_ms += 1_000
+        assert (await room.task(first)).state == "ready"
+        assert await room.queue.depth("default") == (1, 0)
+
+    async def test_a_wipe_during_a_handover_hands_out_again(self, room: Room, first: str) -> None:
+        await room.worker()
+        await room.tell()
+        assert await room.inbox() == [first]
+        await room.redis.flushall()
+        await room.beat()
+        await room.reconciler.reconcile()
+        await room.reconciler.tick()
+        assert await room.inbox() == [first]
+
+
+async def test_what_a_leaving_worker_yields_goes_to_another_at_once(room: Room, first: str) -> None:
+    await room.worker()
+    await room.tell()
+    await room.scheduler.claim(first, "w1")
+    await room.worker("w2")
+    leaving = Beat("w1", "gpu-worker", "default", (), (TaskStatus(first, 1),), is_draining=True)
+    assert not (await room.scheduler.heartbeat(leaving)).must_register
+    yielded = Report(first, 1, Outcome.YIELDED, checkpoint=checkpoint(7))
+    assert (await room.scheduler.report(yielded)).state == "ready"
+    assert await room.inbox("w2") == [first]
+    claim = await room.scheduler.claim(first, "w2")
+    assert claim.task is not None
+    assert [one.done for one in claim.task.checkpoints] == [7]
+
+
+async def test_what_a_leaving_worker_was_just_handed_goes_to_another_at_once(room: Room, first: str) -> None:
+    await room.worker()
+    await room.tell()
+    assert await room.inbox() == [first]
+    await room.worker("w2")
+    await room.scheduler.heartbeat(Beat("w1", "gpu-worker", "default", is_draining=True))
+    assert await room.inbox("w2") == [first]
+    assert (await room.task(first)).num_failures == 0
+
+
+class TestCancel:
+    async def test_a_cancelled_task_frees_its_slot_when_the_worker_lets_go(self, room: Room, first: str) -> None:
+        await room.worker()
+        await room.tell()
+        await room.scheduler.claim(first, "w1")
+        other = ids.task_id(await admit(room.database), "generate", 0)
+        await room.tell()
+        assert await room.scheduler.cancel(ids.job_id_of(first), TENANT) == "cancelled"
+        assert await room.beat(TaskStatus(first, 1)) == [Action.STOP]
+        assert await room.inbox() == [first]
+        assert await room.beat() == []
+        assert await room.inbox() == [first, other]
+
+    async def test_a_cancelled_handover_is_freed_by_the_refused_claim(self, room: Room, first: str) -> None:
+        await room.worker()
+        await room.tell()
+        other = ids.task_id(await admit(room.database), "generate", 0)
+        await room.tell()
+        await room.scheduler.cancel(ids.job_id_of(first), TENANT)
+        assert (await room.scheduler.claim(first, "w1")).reason == "cancelled"
+        assert await room.inbox() == [first, other]
+
+
+async def test_the_sweep_finds_what_redis_lost_without_a_new_epoch(room: Room, first: str) -> None:
+    await room.tell()
+    assert await room.queue.settle("default", first, 1, 0.0, room.clock())  # whatever took it away
+    await room.reconciler.reconcile()
+    assert await room.queue.depth("default") == (0, 0)
+    await room.reconciler.sweep()
+    assert await room.queue.depth("default") == (1, 0)
+
+
+async def test_weights_and_caps_of_sql_reach_what_waits(room: Room, first: str) -> None:
+    await room.tell()
+    await room.reconciler.reconcile()
+    async with room.database.transaction() as connection:
+        await connection.execute(sa.update(tables.tenants).values(weight=3.0, max_in_flight=2))
+    await room.reconciler.reconcile()
+    assert await room.redis.hget(keys.flows("default", "standard"), f"weight:{TENANT}") == "3.0"
+    assert await room.redis.hget(keys.in_flight("default"), f"cap:{TENANT}") == "2"
+
+
+async def test_a_position_is_told_while_it_waits(room: Room, first: str) -> None:
+    second = await admit(room.database)
+    await room.tell()
+    assert (await room.scheduler.queue_position(second)).position == 1
+    assert (await room.scheduler.queue_position(second)).eta_s < 0  # nobody works there
+    await room.worker()
+    place = await room.scheduler.queue_position(second)
+    assert (place.position, place.eta_s) == (0, 15.0)
+    assert (await room.scheduler.queue_position(ids.job_id_of(first))).position == -1

@@ -1,0 +1,93 @@
+"""Run the scheduler: `python -m vitascope_scheduler`."""
+
+import asyncio
+import signal
+import sys
+from contextlib import suppress
+
+import structlog
+
+from vitascope_common import rpc, telemetry
+from vitascope_common.database import Database
+from vitascope_common.errors import ConfigurationError, UnavailableError
+from vitascope_common.redis_clients import connect_async
+from vitascope_scheduler.adapters.celery_sender import CelerySender
+from vitascope_scheduler.adapters.redis_queue import RedisQueue
+from vitascope_scheduler.api import SERVICE_NAME, SchedulerApi
+from vitascope_scheduler.dispatch import Dispatcher, Timing
+from vitascope_scheduler.job_manager import JobManager
+from vitascope_scheduler.reader import Reader
+from vitascope_scheduler.reconciler import Reconciler
+from vitascope_scheduler.relay import Relay
+from vitascope_scheduler.service import Scheduler
+from vitascope_scheduler.settings import SchedulerSettings
+
+DRAIN_S = 1.5
+
+log = structlog.get_logger()
+
+
+async def serve(settings: SchedulerSettings, watched: telemetry.Telemetry) -> None:
+    """Serve until SIGTERM or SIGINT, then finish the running calls and leave."""
+    stopped = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stopped.set)
+
+    database = Database(settings.database_url)
+    redis = connect_async(settings.redis_url.get_secret_value())
+    sender = CelerySender(settings.broker_url.get_secret_value())
+    queue = RedisQueue(redis)
+    manager, reader = JobManager(database), Reader(database)
+    timing = Timing(settings.lease_ttl_ms, settings.heartbeat_ms, settings.tick_ms)
+    dispatcher = Dispatcher(manager, reader, queue, sender, timing)
+    relay = Relay(reader, dispatcher, queue)
+    reconciler = Reconciler(manager, reader, dispatcher, relay)
+    api = SchedulerApi(Scheduler(manager, dispatcher, relay))
+    server = rpc.RpcServer(f"{settings.host}:{settings.port}", [SERVICE_NAME], api.register_in)
+    await server.start()
+    log.info("scheduler.started", port=server.port, metrics_port=watched.metrics_port)
+
+    async def announce() -> None:
+        while True:
+            try:
+                await database.check()
+            except UnavailableError as error:
+                log.warning("scheduler.waits", error=error.message)
+                await asyncio.sleep(0.2)
+            else:
+                watched.mark_ready(True)
+                return
+
+    duties = [
+        asyncio.create_task(duty) for duty in (announce(), relay.run("event"), relay.run("ready"), reconciler.run())
+    ]
+    await stopped.wait()
+    log.info("scheduler.draining")
+    watched.mark_ready(False)
+    await server.drain(DRAIN_S)
+    for task in duties:
+        task.cancel()
+    await asyncio.gather(*duties, return_exceptions=True)
+    await redis.aclose()
+    await database.close()
+    with suppress(Exception):  # a broker that is away must not hold up the end
+        sender.close()
+
+
+def main() -> int:
+    """Read the settings, start telemetry, serve."""
+    try:
+        settings = SchedulerSettings.load()
+        watched = telemetry.start(SchedulerSettings.service, settings)
+        try:
+            asyncio.run(serve(settings, watched))
+        finally:
+            watched.shutdown()
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

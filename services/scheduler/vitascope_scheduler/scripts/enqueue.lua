@@ -1,0 +1,30 @@
+-- Agree that a task is ready after `attempt` attempts: let it wait, or let it come back. Idempotent; old news is ignored.
+-- A task that comes back pays only for what survives: what is left is refunded here and charged by its next dispatch.
+-- A hand-over that expired unclaimed (same attempt) pays nothing. It keeps its arrival.
+-- ARGV: 3 task, 4 attempt, 5 tenant, 6 class, 7 weight, 8 cap, 9 cost that is left, 10 priority, 11 accepted_at_ms,
+--       12 traceparent. Returns "queued", "returned" or "known".
+local task, attempt, cost = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[9])
+local t = read(task)
+local answer = 'queued'
+if t then
+  local lease = redis.call('ZSCORE', LEASES, task)
+  local is_held = t.state ~= 'waiting' and lease and tonumber(lease) > now_ms
+  if t.attempt > attempt or (t.attempt == attempt and (t.state == 'waiting' or is_held)) then return 'known' end
+  if t.state == 'waiting' then
+    leave_line(t)
+  elseif t.attempt == attempt then
+    land(t, t.charged)
+  else
+    land(t, math.min(t.charged, cost))
+  end
+  answer = 'returned'
+end
+local class, tenant = class_of[ARGV[6]], ARGV[5]
+local fresh = {id = task, tenant = tenant, class = class, arrival = t and t.arrival or arrival_of(ARGV[11])}
+set_flow(class, tenant, ARGV[7], ARGV[8])
+redis.call('DEL', KEYS[6] .. task)
+redis.call('HSET', KEYS[6] .. task, 'tenant', tenant, 'class', class.name, 'state', 'waiting', 'attempt', attempt,
+  'arrival', fresh.arrival, 'cost', exact(cost), 'traceparent', ARGV[12])
+wait_in_line(fresh, ARGV[10])
+refresh(tenant)
+return answer

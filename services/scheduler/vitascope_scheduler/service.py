@@ -1,0 +1,209 @@
+"""The use cases behind the eight calls.
+
+SQL decides first and alone; what Redis is told afterwards is a hint, so that a call whose transaction is committed
+succeeds even when Redis is away.
+"""
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+
+import structlog
+
+from vitascope_common import ids
+from vitascope_common.errors import UnavailableError
+from vitascope_common.executor import Action
+from vitascope_common.jobs import KINDS, TERMINAL_TASK
+from vitascope_scheduler import metrics
+from vitascope_scheduler.dispatch import Dispatcher
+from vitascope_scheduler.job_manager import Claim, Ended, JobManager, Report, TaskStatus
+from vitascope_scheduler.relay import Relay
+from vitascope_scheduler.tasks import EXECUTORS_OF_CELERY, TaskRow
+from vitascope_scheduler.worker import SlotsOfWorker, Worker
+
+NUM_WORKERS_TIMED = 10_000  # heartbeats remembered for the metric
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A heartbeat: who, and every task it holds."""
+
+    worker_id: str
+    executor: str
+    pool: str
+    warm_models: tuple[str, ...] = ()
+    tasks: tuple[TaskStatus, ...] = ()
+    is_draining: bool = False
+
+
+@dataclass(frozen=True)
+class BeatAnswer:
+    """What the scheduler wants of each task; whether the worker must register."""
+
+    must_register: bool
+    actions: tuple[tuple[TaskStatus, Action], ...]
+
+
+@dataclass(frozen=True)
+class QueuePosition:
+    """Tasks in front of a waiting job (-1: it does not wait) and seconds until it may be done (-1: unknown)."""
+
+    position: int
+    eta_s: float
+
+
+class Scheduler:
+    """Submit, Cancel, Delete, GetQueuePosition; Register, Claim, Heartbeat, Report."""
+
+    def __init__(self, manager: JobManager, dispatcher: Dispatcher, relay: Relay) -> None:
+        self._manager = manager
+        self._dispatcher = dispatcher
+        self._queue = dispatcher.queue
+        self._relay = relay
+        self._clock = dispatcher.clock
+        self.timing = dispatcher.timing
+        self._last_beat_ms: dict[str, int] = {}
+
+    async def submit(self, job_id: str) -> None:
+        """Look at the outbox now."""
+        self._relay.wake()
+
+    async def cancel(self, job_id: str, tenant_id: str) -> str:
+        """Cancel a job that is not over; return its state. Raises NotFoundError."""
+        state, cancelled = await self._manager.cancel(job_id, tenant_id)
+        await self._stop(cancelled)
+        return state
+
+    async def delete(self, job_id: str, tenant_id: str) -> None:
+        """Hide a job, cancelled first when it is not over. Raises NotFoundError."""
+        await self._stop(await self._manager.delete(job_id, tenant_id))
+
+    async def queue_position(self, job_id: str) -> QueuePosition:
+        """Say where a waiting job stands, from Redis alone. Raises UnavailableError."""
+        names = {stage.name for kind in KINDS.values() for stage in kind.stages}
+        for pool in sorted(self._dispatcher.pools):
+            for name in sorted(names):
+                place = await self._queue.position(pool, ids.task_id(job_id, name, 0), self._clock())
+                if place is not None:
+                    servers = place.num_in_flight
+                    eta_s = (place.position / servers + 1.5) * place.cost_s if servers else -1.0
+                    return QueuePosition(place.position, eta_s)
+        return QueuePosition(-1, -1.0)
+
+    async def register(self, worker: Worker) -> None:
+        """Enter a worker and give it work. Raises UnavailableError: it asks again."""
+        self._dispatcher.pools.add(worker.pool)
+        await self._queue.register(worker, self._clock(), self.timing.lease_ttl_ms)
+        log.info("worker.registered", worker=worker.worker_id, pool=worker.pool, slots=worker.num_slots)
+        await self._dispatcher.fill_worker(worker.pool, worker.worker_id)
+
+    async def claim(self, task_id: str, worker_id: str) -> Claim:
+        """Begin an attempt, or say why not."""
+        claim = await self._manager.claim(task_id, worker_id)
+        metrics.CLAIMS.labels("granted" if claim.task else claim.reason).inc()
+        self._relay.wake()
+        if claim.task is not None and claim.row is not None:
+            log.info("task.claimed", task=task_id, attempt=claim.task.attempt, worker=worker_id)
+            await self._hint(self._renew(claim.row, worker_id))
+        else:
+            log.info("task.claim_refused", task=task_id, reason=claim.reason, worker=worker_id)
+            await self._hint(self._settle(claim.row))
+        return claim
+
+    async def heartbeat(self, beat: Beat) -> BeatAnswer:
+        """Record progress and checkpoints, renew leases and registration, give free slots work."""
+        actions: list[tuple[TaskStatus, Action]] = []
+        running: list[TaskRow] = []
+        for status in beat.tasks:
+            action, row = await self._manager.heartbeat(status)
+            actions.append((status, action))
+            if action is Action.RUN and row is not None:
+                running.append(row)
+        if any(status.checkpoint for status in beat.tasks):
+            self._relay.wake()
+        self._measure(beat.worker_id)
+        try:
+            must_register = await self._renew_all(beat, running)
+        except UnavailableError as error:
+            log.warning("queue.unavailable", error=error.message)
+            must_register = False
+        return BeatAnswer(must_register, tuple(actions))
+
+    async def report(self, report: Report) -> Ended:
+        """End an attempt in one transaction; then free its slot and hand out what is ready."""
+        ended = await self._manager.report(report)
+        metrics.REPORTS.labels(report.outcome, str(ended.is_accepted).lower()).inc()
+        self._relay.wake()
+        log.info(
+            "task.reported",
+            task=report.task_id,
+            attempt=report.attempt,
+            outcome=report.outcome.value,
+            accepted=ended.is_accepted,
+            state=ended.state,
+        )
+        if ended.row is not None:
+            if ended.is_accepted or ended.row.state in TERMINAL_TASK:
+                await self._hint(self._agree(ended.row))
+            await self._stop(list(ended.cancelled))
+        return ended
+
+    async def _renew_all(self, beat: Beat, running: list[TaskRow]) -> bool:
+        self._dispatcher.pools.add(beat.pool)
+        for row in running:
+            await self._renew(row, beat.worker_id)
+        if beat.executor in EXECUTORS_OF_CELERY:
+            return False  # they have no inbox and no slots here
+        listed = tuple(status.task_id for status in beat.tasks)
+        slots = SlotsOfWorker(listed, beat.warm_models, beat.is_draining)
+        ttl_ms = self.timing.lease_ttl_ms
+        let_go = await self._queue.heartbeat(beat.pool, beat.worker_id, slots, self._clock(), ttl_ms)
+        if let_go is None:
+            return not beat.is_draining
+        for task_id in let_go:
+            await self._dispatcher.agree(task_id)
+        if let_go:
+            await self._dispatcher.fill(beat.pool)
+        else:
+            await self._dispatcher.fill_worker(beat.pool, beat.worker_id)
+        return False
+
+    async def _renew(self, row: TaskRow, worker_id: str) -> None:
+        self._dispatcher.pools.add(row.pool)
+        answer = await self._queue.lease(row, worker_id, self._clock(), self.timing.lease_ttl_ms)
+        if answer == "created":  # made again after a loss, or by a heartbeat that was overtaken by the report
+            await self._dispatcher.agree(row.task_id)
+
+    async def _settle(self, row: TaskRow | None) -> None:
+        if row is not None and row.state in TERMINAL_TASK:
+            await self._agree(row)
+
+    async def _agree(self, row: TaskRow) -> None:
+        await self._dispatcher.agree_with(row)
+        await self._dispatcher.fill(row.pool)
+
+    async def _stop(self, cancelled: list[TaskRow]) -> None:
+        self._relay.wake()
+        for row in cancelled:
+            log.info("task.cancelled", job=row.job_id, task=row.task_id, attempt=row.attempt)
+            await self._hint(self._stop_one(row))
+
+    async def _stop_one(self, row: TaskRow) -> None:
+        await self._queue.stop(row, self._clock())
+
+    async def _hint(self, hint: Awaitable[None]) -> None:
+        """Tell Redis what SQL has decided; reaper and reconciler do it when this cannot."""
+        try:
+            await hint
+        except UnavailableError as error:
+            log.warning("queue.unavailable", error=error.message)
+
+    def _measure(self, worker_id: str) -> None:
+        now_ms = self._clock()
+        before_ms = self._last_beat_ms.pop(worker_id, None)
+        if before_ms is not None:
+            metrics.HEARTBEAT_GAP_S.observe(max(0, now_ms - before_ms) / 1000)
+        self._last_beat_ms[worker_id] = now_ms
+        if len(self._last_beat_ms) > NUM_WORKERS_TIMED:
+            del self._last_beat_ms[next(iter(self._last_beat_ms))]

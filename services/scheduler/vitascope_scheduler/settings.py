@@ -1,0 +1,22 @@
+"""What the scheduler reads from the environment."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from vitascope_common.settings import UsesBroker, UsesDatabase, UsesRedis
+
+
+class SchedulerSettings(UsesDatabase, UsesRedis, UsesBroker):
+    """Settings of the scheduler; the three periods are shortened by tests only."""
+
+    service: ClassVar[str] = "scheduler"
+
+    port: int = Field(default=50052, ge=0, le=65535)
+    """gRPC; 0: any free port."""
+    lease_ttl_ms: int = Field(default=10_000, ge=100)
+    """A lease or a registration that is not renewed for this long is lost."""
+    heartbeat_ms: int = Field(default=2_000, ge=10)
+    """How often executors are asked to call Heartbeat."""
+    tick_ms: int = Field(default=1_000, ge=10)
+    """Period of dispatch and reaper; the reconciler runs every second one."""

@@ -1,0 +1,219 @@
+"""The statements that the job manager is made of.
+
+Every transaction touches the row of its job first (`lock_job`): one lock order for all of them, and whatever concerns
+one job happens one after the other on both databases, without relying on isolation above READ COMMITTED. Because the
+outbox row is inserted while that lock is held, the order of outbox ids is the order of versions of a job.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from vitascope_common import tables
+from vitascope_common.events import EventType
+from vitascope_common.jobs import ACTIVE_JOB, OPEN_TASK, JobState, TaskState, job_states_before, task_states_before
+from vitascope_scheduler.tasks import TaskRow
+
+_JOBS, _TASKS, _TENANTS = tables.jobs, tables.tasks, tables.tenants
+_COLUMNS = [_TASKS.c[field.name] for field in fields(TaskRow) if field.name in _TASKS.c]
+_OF_TENANT = [_TENANTS.c.weight.label("weight"), _TENANTS.c.max_in_flight.label("cap")]
+_WITH_TENANT = _TASKS.outerjoin(_TENANTS, _TASKS.c.tenant_id == _TENANTS.c.tenant_id)
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """What a transaction needs to know of its job."""
+
+    job_id: str
+    tenant_id: str
+    kind: str
+    state: str
+    traceparent: str
+
+
+def select_tasks() -> sa.Select[Any]:
+    """Select task rows together with weight and cap of their tenant."""
+    return sa.select(*_COLUMNS, *_OF_TENANT).select_from(_WITH_TENANT)
+
+
+async def rows_of(connection: AsyncConnection, statement: Any) -> list[TaskRow]:
+    """Run a statement that returns task rows."""
+    return [TaskRow.from_mapping(dict(row)) for row in (await connection.execute(statement)).mappings()]
+
+
+async def read_task(connection: AsyncConnection, task_id: str) -> TaskRow | None:
+    """Read one task; None when there is none."""
+    found = await rows_of(connection, select_tasks().where(_TASKS.c.task_id == task_id))
+    return found[0] if found else None
+
+
+async def lock_job(connection: AsyncConnection, job_id: str) -> JobRow | None:
+    """Begin every transaction about a job: hold its row until the end. None when there is no such job."""
+    statement = (
+        sa.update(_JOBS)
+        .where(_JOBS.c.job_id == job_id)
+        .values(version=_JOBS.c.version)
+        .returning(*(_JOBS.c[field.name] for field in fields(JobRow)))
+    )
+    row = (await connection.execute(statement)).mappings().one_or_none()
+    return JobRow(**row) if row else None
+
+
+async def move_task(
+    connection: AsyncConnection,
+    row: TaskRow,
+    state: TaskState,
+    *conditions: sa.ColumnElement[bool],
+    **changes: Any,
+) -> TaskRow | None:
+    """Bring a task into another state, in the attempt that `row` shows. None: the transition is not open to it."""
+    statement = (
+        sa.update(_TASKS)
+        .where(_TASKS.c.task_id == row.task_id, _TASKS.c.attempt == row.attempt)
+        .where(_TASKS.c.state.in_(task_states_before(state)), *conditions)
+        .values(state=state, **changes)
+        .returning(*_COLUMNS)
+    )
+    found = await rows_of(connection, statement)
+    return replace(found[0], weight=row.weight, cap=row.cap) if found else None
+
+
+async def update_attempt(connection: AsyncConnection, task_id: str, attempt: int, **changes: Any) -> TaskRow | None:
+    """Write down what the running attempt says of itself. None: it does not hold the task any more."""
+    statement = (
+        sa.update(_TASKS)
+        .where(_TASKS.c.task_id == task_id, _TASKS.c.attempt == attempt, _TASKS.c.state == TaskState.LEASED)
+        .values(**changes)
+        .returning(_TASKS.c.task_id)
+    )
+    if (await connection.execute(statement)).one_or_none() is None:
+        return None
+    return await read_task(connection, task_id)
+
+
+async def cancel_open_tasks(connection: AsyncConnection, job_id: str, now_ms: int) -> list[TaskRow]:
+    """Cancel every task of a job that is not over; those that were leased still name their worker."""
+    statement = (
+        sa.update(_TASKS)
+        .where(_TASKS.c.job_id == job_id, _TASKS.c.state.in_(OPEN_TASK))
+        .values(state=TaskState.CANCELLED, finished_at_ms=now_ms)
+        .returning(*_COLUMNS)
+    )
+    return await rows_of(connection, statement)
+
+
+async def change_job(
+    connection: AsyncConnection,
+    job_id: str,
+    event: EventType,
+    data: Mapping[str, Any],
+    now_ms: int,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    row: TaskRow | None = None,
+    closes: bool = False,
+) -> bool:
+    """Change a job and say so: version + 1 and the outbox row of the event. False: the job is over already."""
+    changes = changes or {}
+    before = job_states_before(JobState(changes["state"])) if "state" in changes else ACTIVE_JOB
+    statement = (
+        sa.update(_JOBS)
+        .where(_JOBS.c.job_id == job_id, _JOBS.c.state.in_(before))
+        .values(version=_JOBS.c.version + 1, **changes)
+        .returning(_JOBS.c.version, _JOBS.c.tenant_id, _JOBS.c.traceparent)
+    )
+    job = (await connection.execute(statement)).one_or_none()
+    if job is None:
+        return False
+    payload = {"type": event.value, "data": dict(data), "version": job.version, "closes": closes}
+    if row is not None:
+        payload |= {"task": row.task_id, "attempt": row.attempt}
+    await _put(connection, "event", job_id, job.tenant_id, job.traceparent, payload, now_ms)
+    return True
+
+
+async def announce_ready(connection: AsyncConnection, row: TaskRow, now_ms: int) -> None:
+    """Have the relay hand a task to its executor."""
+    payload = {"task_id": row.task_id}
+    await _put(connection, "ready", row.job_id, row.tenant_id, row.traceparent, payload, now_ms)
+
+
+async def _put(
+    connection: AsyncConnection,
+    topic: str,
+    job_id: str,
+    tenant_id: str,
+    traceparent: str,
+    payload: Mapping[str, Any],
+    now_ms: int,
+) -> None:
+    await connection.execute(
+        sa.insert(tables.outbox).values(
+            tenant_id=tenant_id,
+            job_id=job_id,
+            topic=topic,
+            payload=payload,
+            traceparent=traceparent,
+            created_at_ms=now_ms,
+        )
+    )
+
+
+async def charge_ledger(
+    connection: AsyncConnection, row: TaskRow, outcome: str, used_s: float, meters: Mapping[str, float], now_ms: int
+) -> None:
+    """Write what an attempt really used; a second row for the same attempt is impossible."""
+    await connection.execute(
+        sa.insert(tables.ledger).values(
+            task_id=row.task_id,
+            attempt=row.attempt,
+            job_id=row.job_id,
+            tenant_id=row.tenant_id,
+            used_s=used_s * row.group_size,
+            meters={name: value for name, value in meters.items() if math.isfinite(value)},
+            outcome=outcome,
+            created_at_ms=now_ms,
+        )
+    )
+
+
+async def outcome_of(connection: AsyncConnection, task_id: str, attempt: int) -> str | None:
+    """Return how an attempt ended, from the ledger; None when it has not ended, or never was."""
+    statement = sa.select(tables.ledger.c.outcome).where(
+        tables.ledger.c.task_id == task_id, tables.ledger.c.attempt == attempt
+    )
+    return (await connection.execute(statement)).scalar_one_or_none()
+
+
+async def count_down(connection: AsyncConnection, job_id: str, stage: str) -> list[str]:
+    """Tell the tasks of a stage that one task before them is done; return those that need nothing any more."""
+    statement = (
+        sa.update(_TASKS)
+        .where(_TASKS.c.job_id == job_id, _TASKS.c.stage == stage)
+        .where(_TASKS.c.state == TaskState.WAITING, _TASKS.c.num_needed > 0)
+        .values(num_needed=_TASKS.c.num_needed - 1)
+        .returning(_TASKS.c.task_id, _TASKS.c.num_needed)
+    )
+    found = (await connection.execute(statement)).all()
+    return sorted(row.task_id for row in found if row.num_needed == 0)
+
+
+async def outputs_of(connection: AsyncConnection, job_id: str, stage: str) -> list[Mapping[str, Any]]:
+    """Collect what all tasks of a stage have put out, by shard."""
+    statement = (
+        sa.select(_TASKS.c.outputs)
+        .where(_TASKS.c.job_id == job_id, _TASKS.c.stage == stage, _TASKS.c.state == TaskState.DONE)
+        .order_by(_TASKS.c.shard)
+    )
+    lists: Sequence[list[Mapping[str, Any]]] = (await connection.execute(statement)).scalars().all()
+    return [artifact for outputs in lists for artifact in outputs]
+
+
+async def num_unfinished(connection: AsyncConnection, job_id: str) -> int:
+    """Count the tasks of a job that are not done."""
+    statement = sa.select(sa.func.count()).where(_TASKS.c.job_id == job_id, _TASKS.c.state != TaskState.DONE)
+    return int((await connection.execute(statement)).scalar_one())

@@ -1,0 +1,31 @@
+"""Run benchmarks: `python -m tests.bench [NAME ...]`; without a name, all. Writes out/bench/NAME.json."""
+
+import argparse
+import importlib
+import pkgutil
+from pathlib import Path
+
+from tests.bench.figures import table, write
+
+from tests import bench
+
+OUT = Path("out/bench")
+NOT_BENCHMARKS = {"__main__", "figures"}
+
+
+def main() -> int:
+    """Run what was named; 1 when a goal was missed."""
+    names = sorted({module.name for module in pkgutil.iter_modules(bench.__path__)} - NOT_BENCHMARKS)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("name", nargs="*", choices=[*names, []], metavar="NAME", help=f"one of: {', '.join(names)}")
+    is_met = True
+    for name in parser.parse_args().name or names:
+        figures = importlib.import_module(f"tests.bench.{name}").run()
+        write(OUT / f"{name}.json", figures)
+        print(table(name, figures), flush=True)
+        is_met = is_met and all(figure.is_met for figure in figures)
+    return 0 if is_met else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
