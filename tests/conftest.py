@@ -20,10 +20,19 @@ import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from vitascope import Vitascope
+from vitascope_common.settings import SERVICES
 
 T = TypeVar("T")
-SERVICES = ("gateway", "prompt", "scheduler", "gpu-worker", "postproc", "delivery")
 PROMPT = "a red circle moving right on a black background"
+__all__ = ["PROMPT", "SERVICES", "Collector", "Stack", "is_alive", "wait_for"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what shares the one stack in one process, and start it first: it is the longest."""
+    shares = [item for item in items if "stack" in getattr(item, "fixturenames", ())]
+    for item in shares:
+        item.add_marker(pytest.mark.xdist_group("stack"))
+    items[:] = shares + [item for item in items if item not in shares]
 
 
 def wait_for(what: str, condition: Callable[[], T | None], timeout_s: float = 60.0) -> T:
@@ -35,6 +44,15 @@ def wait_for(what: str, condition: Callable[[], T | None], timeout_s: float = 60
             return answer
         time.sleep(0.02)
     pytest.fail(f"waited {timeout_s:.0f} s for {what}")
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 class Collector:

@@ -52,11 +52,20 @@ def live_hashes(data_dir: DataDir) -> set[object]:
 
 
 def test_the_folder_is_its_owners_alone(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir(mode=0o755)
     one = DataDir(tmp_path / "data")
     one.prepare()
     one.prepare()
-    assert one.path.stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o777 == 0o700 for path in (one.path, *one.path.iterdir()))
+
+
+def test_a_folder_that_was_there_keeps_its_mode_and_what_is_made_in_it_is_private(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o755)
+    one = DataDir(tmp_path / "data")
+    one.prepare()
+    one.secret("signing_key")
+    assert one.path.stat().st_mode & 0o777 == 0o755
+    assert all(path.stat().st_mode & 0o077 == 0 for path in one.path.iterdir())
 
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:

@@ -98,8 +98,30 @@ def test_redis_stops_last_and_nobody_is_forgotten() -> None:
 
 
 def test_variables_that_are_not_taken_are_named() -> None:
-    assert ignored_variables(INHERITED) == ["VITASCOPE_REDIS_URL"]
-    assert ignored_variables(dict.fromkeys(PASSED_ON, "")) == []
+    assert ignored_variables({**INHERITED, "VITASCOPE_GATEWAY_PORT": "9000"}) == [
+        "VITASCOPE_GATEWAY_PORT",
+        "VITASCOPE_REDIS_URL",
+    ]
+    used = (*PASSED_ON, "VITASCOPE_CLI_DATA_DIR", "VITASCOPE_MODELS_DIR", "VITASCOPE_GPU_WORKER_NUM_THREADS")
+    assert ignored_variables(dict.fromkeys(used, "")) == []
+
+
+def test_misspelt_variables_are_refused() -> None:
+    wrong = ("VITASCOPE_LOG_LEVLE", "VITASCOPE_SCHEDULER_TIKC_MS", "vitascope_log_level", "VITASCOPE_CLI_DATADIR")
+    with pytest.raises(ConfigurationError) as error:
+        ignored_variables({**INHERITED, **dict.fromkeys(wrong, "")})
+    assert all(f"{name}: unknown variable" in error.value.message for name in wrong)
+    assert "did you mean VITASCOPE_LOG_LEVEL?" in error.value.message
+    assert "VITASCOPE_REDIS_URL" not in error.value.message
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_services_reach_each_other_without_a_proxy(stack: Stack, service: str) -> None:
+    inherited = {"http_proxy": "http://proxy:3128", "no_proxy": "corp.example, 10.0.0.1", "NO_PROXY": "localhost"}
+    environ = stack.environment(service, inherited)
+    assert environ["http_proxy"] == "http://proxy:3128"
+    assert environ["no_proxy"] == environ["NO_PROXY"] == "corp.example,10.0.0.1,localhost,127.0.0.1,::1"
+    assert stack.environment(service, {})["no_proxy"] == "127.0.0.1,localhost,::1"
 
 
 def test_addresses_stay_from_run_to_run(data_dir: DataDir, stack: Stack) -> None:
@@ -113,6 +135,17 @@ def test_addresses_stay_from_run_to_run(data_dir: DataDir, stack: Stack) -> None
         moved = open_stack(data_dir, "127.0.0.1", 0, default_models_dir())
         assert moved.ports["delivery"] != stack.ports["delivery"]
         assert moved.ports["gateway"] == stack.ports["gateway"]
+
+
+def test_the_port_of_the_api_is_nobody_elses(data_dir: DataDir, stack: Stack) -> None:
+    wanted = stack.ports["scheduler"]
+    again = open_stack(data_dir, "127.0.0.1", wanted, default_models_dir())
+    assert again.ports["gateway"] == wanted
+    assert set(again.ports) == set(stack.ports)
+    assert len(set(again.ports.values())) == len(again.ports)
+    moved = {name for name in stack.ports if again.ports[name] != stack.ports[name]}
+    assert moved == {"gateway", "scheduler"}
+    assert open_stack(data_dir, "127.0.0.1", 0, default_models_dir()).ports["gateway"] == stack.ports["gateway"]
 
 
 def test_a_taken_port_is_refused_in_words(data_dir: DataDir) -> None:

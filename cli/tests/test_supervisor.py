@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from vitascope_cli import ports
+from vitascope_cli import logs, ports
 from vitascope_cli.stack import service_probe
 from vitascope_cli.supervisor import ChildSpec, StartError, Supervisor
 
@@ -166,6 +166,23 @@ async def test_logs_of_the_run_before_are_kept(tmp_path: Path) -> None:
         await one.supervisor.start()
     assert (tmp_path / "gateway.log.1").read_text() == "yesterday\n"
     assert (tmp_path / "gateway.log").read_text().startswith("hello from gateway\n")
+
+
+async def test_a_log_that_cannot_be_trimmed_does_not_end_the_trimming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitascope_cli.supervisor.TRIM_EVERY_S", 0.01)
+    async with running([spec("gateway"), spec("prompt")], tmp_path) as one:
+        await one.supervisor.start()
+        (tmp_path / "gateway.log.1").mkdir()  # as good as a full disk: the copy fails
+        for name in ("gateway", "prompt"):
+            with (tmp_path / f"{name}.log").open("ab") as log:
+                log.write(bytes(logs.MAX_LOG_BYTES + 1))
+        watching = asyncio.create_task(one.supervisor.watch_logs())
+        await wait_for("the other log to be trimmed", lambda: not (tmp_path / "prompt.log").stat().st_size)
+        (tmp_path / "gateway.log.1").rmdir()
+        await wait_for("the log to be trimmed after all", lambda: not (tmp_path / "gateway.log").stat().st_size)
+        watching.cancel()
 
 
 @pytest.fixture

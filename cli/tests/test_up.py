@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ Process = subprocess.Popen
 
 
 @contextmanager
-def starting(data_dir: Path, *arguments: str) -> Iterator["Process[str]"]:
-    command = [sys.executable, str(Path(__file__).with_name("up_small.py")), str(data_dir), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+def starting(
+    data_dir: Path, *arguments: str, launcher: Sequence[str] = (), environ: Mapping[str, str] | None = None
+) -> Iterator["Process[str]"]:
+    command = [*launcher, sys.executable, str(Path(__file__).with_name("up_small.py")), str(data_dir), *arguments]
+    pipe, more = subprocess.PIPE, {**os.environ, **(environ or {})}
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=more) as process:
         try:
             yield process
         finally:
@@ -84,6 +87,33 @@ def test_a_service_that_cannot_start_ends_it_with_its_log(tmp_path: Path) -> Non
     assert "  | VITASCOPE_THING is not set" in err
     assert "error [configuration]: scheduler could not start: it ended with status 2." in err
     assert not (tmp_path / "data" / "stack.json").exists()
+
+
+def test_a_misspelt_variable_stops_the_start(tmp_path: Path) -> None:
+    with starting(tmp_path / "data", "good", environ={"VITASCOPE_LOG_LEVLE": "debug"}) as process:
+        out, err = process.communicate(timeout=15)
+    assert (process.returncode, out) == (1, "")
+    assert "VITASCOPE_LOG_LEVLE: unknown variable; did you mean VITASCOPE_LOG_LEVEL?" in err
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("launcher", [(), ("nohup",)], ids=["plain", "nohup"])
+def test_the_end_of_the_terminal_is_the_end_unless_nohup_says_otherwise(
+    tmp_path: Path, launcher: tuple[str, ...]
+) -> None:
+    with starting(tmp_path / "data", "good", launcher=launcher) as process:
+        pids = first_line(process)["pids"].values()
+        process.send_signal(signal.SIGHUP)
+        if launcher:
+            assert process.stderr
+            process.stderr.close()  # what it has to say now reaches nobody
+            state_file = tmp_path / "data" / "stack.json"
+            before = json.loads(state_file.read_text())["pids"]["prompt"]
+            os.kill(before, signal.SIGKILL)
+            wait_for("the new pid", lambda: json.loads(state_file.read_text())["pids"]["prompt"] != before)
+            process.terminate()
+        assert process.wait(15) == 0
+        assert not any(is_alive(pid) for pid in pids)
 
 
 def test_a_second_ctrl_c_kills_at_once(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The folder in which an embedded stack keeps everything: database, objects, secrets, certificates, logs, its state.
 
-DATA_DIR/            0700
-  lock               held by the `up` that runs here and by its children
+DATA_DIR/            0700 when it is made here; a folder that was there keeps its mode, what is made inside is private
+  lock               held by the `up` that runs here and by the processes it starts
   api_key            0600, the first API key; the database holds only its hash
   secrets.json       0600, signing key and Redis password, made once
   instance.json      thread count (fixed, so that resumed videos stay bit-identical) and the ports of last time
@@ -92,7 +92,7 @@ class DataDir:
         return self.path / "services" / name
 
     def prepare(self) -> None:
-        """Make the folders, readable by their owner alone. Repeatable.
+        """Make the folders that are not there, readable by their owner alone. Repeatable.
 
         Raises:
             ConfigurationError: the folder cannot be made or written.
@@ -101,7 +101,6 @@ class DataDir:
             raise ConfigurationError(f"The data folder {str(self.path)!r} may not contain ? # % quotes or line breaks.")
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.path.chmod(0o700)
             for folder in (self.path / "objects", self.redis, self.certificates, self.path / "services", self.logs):
                 folder.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:

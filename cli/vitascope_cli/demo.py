@@ -19,7 +19,7 @@ from vitascope_cli import jobs, provenance
 from vitascope_cli.data_dir import DataDir
 from vitascope_cli.progress import duration
 from vitascope_common.errors import InternalError
-from vitascope_common.process import die_with_parent
+from vitascope_common.process import dying_with_parent
 
 DEFAULT_PROMPT = "a red ball bouncing on a blue background"
 STOP_TIMEOUT_S = 12.0
@@ -39,7 +39,10 @@ STATES: Mapping[str, str] = {
 
 
 def demo(prompt: str, output_dir: Path, models_dir: Path, console: Console) -> int:
-    """Make one video with a stack of its own; return the exit status."""
+    """Make one video with a stack of its own; return the exit status.
+
+    What came of it goes to stdout, what happens meanwhile to `console`.
+    """
     signal.signal(signal.SIGTERM, _stop)
     began_s = time.monotonic()
     console.print("Starting the stack: Redis and six services.", highlight=False)
@@ -59,7 +62,7 @@ def demo(prompt: str, output_dir: Path, models_dir: Path, console: Console) -> i
         video, thumbnail = (output_dir / f"{slug(prompt)}{suffix}" for suffix in (".mp4", ".webp"))
         jobs.save(client, followed.video.id, video, thumbnail)
         signed = provenance.check(video, DataDir(Path(stack["data_dir"])).certificates / "root.pem")
-        report(console, video, thumbnail, followed, signed)
+        report(Console(), video, thumbnail, followed, signed)
     return 0 if signed.state == "Trusted" else 1
 
 
@@ -98,12 +101,11 @@ def running_stack(data_dir: Path, models_dir: Path) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-m", "vitascope_cli", "up", "--port", "0"]
     command += ["--data-dir", str(data_dir), "--models-dir", str(models_dir)]
     with subprocess.Popen(
-        command,
+        dying_with_parent(command),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,  # Ctrl-C is for us; we stop it in order
-        preexec_fn=die_with_parent,
     ) as process:
         try:
             line = process.stdout.readline() if process.stdout else ""

@@ -2,7 +2,7 @@
 
 import random
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing
 
 FIRST_PORT = 20_000
@@ -23,8 +23,10 @@ def is_free(host: str, port: int) -> bool:
         return True
 
 
-def choose(names: Iterable[str], before: Mapping[str, int], host: str = "127.0.0.1") -> dict[str, int]:
-    """Give every name a free port of its own, the one it had `before` if that is still free.
+def choose(
+    names: Iterable[str], before: Mapping[str, int], host: str = "127.0.0.1", taken: Collection[int] = ()
+) -> dict[str, int]:
+    """Give every name a free port of its own, none of `taken`: the one it had `before` if that is still free.
 
     Raises:
         OSError: nothing is free.
@@ -32,12 +34,13 @@ def choose(names: Iterable[str], before: Mapping[str, int], host: str = "127.0.0
     chosen: dict[str, int] = {}
     for name in names:
         last = before.get(name, 0)
-        if last and last not in chosen.values() and is_free(host, last):
+        used = {*chosen.values(), *taken}
+        if last and last not in used and is_free(host, last):
             chosen[name] = last
             continue
         candidates = random.sample(range(FIRST_PORT, LAST_PORT), 500)
-        taken = {*chosen.values(), *before.values()}
-        found = next((port for port in candidates if port not in taken and is_free(host, port)), None)
+        used.update(before.values())
+        found = next((port for port in candidates if port not in used and is_free(host, port)), None)
         if found is None:
             raise OSError(f"no free port between {FIRST_PORT} and {LAST_PORT} on {host}")
         chosen[name] = found

@@ -1,6 +1,7 @@
 """The embedded stack: Redis and the six services as processes, and what each of them is told."""
 
 import asyncio
+import difflib
 import importlib
 import os
 import re
@@ -26,6 +27,11 @@ PROBE_TIMEOUT_S = 2.0
 
 PASSED_ON = frozenset({"VITASCOPE_LOG_LEVEL", "VITASCOPE_LOG_FORMAT", "VITASCOPE_OTLP_ENDPOINT"})
 """Shared variables that `up` hands to every service as it finds them; it sets all others itself."""
+READ_BY_UP = frozenset({"VITASCOPE_CLI_DATA_DIR", "VITASCOPE_MODELS_DIR"})
+"""Variables that name an option of `up`."""
+SET_BY_UP = frozenset({"port", "metrics_port", "certificate_dir"})
+"""A service's own fields that `up` fills in."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 STOP_STAGES: Mapping[str, int] = {
     "gateway": 0,  # takes no more work
@@ -106,6 +112,8 @@ class Stack:
         read = {settings.env_name(field) for field in settings.model_fields}
         passed_on = {name: value for name, value in inherited.items() if name in PASSED_ON or name.startswith(own)}
         return {
+            # torch makes this folder when it is imported; without a word from us it stays in /tmp.
+            "TORCHINDUCTOR_CACHE_DIR": str(self.data_dir.service(service) / "torchinductor"),
             **{name: value for name, value in inherited.items() if not name.upper().startswith(PREFIX)},
             **passed_on,
             **{name: value for name, value in known.items() if name in read},
@@ -114,6 +122,7 @@ class Stack:
             "MKL_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
+            **dict.fromkeys(("no_proxy", "NO_PROXY"), _no_proxy(inherited)),
         }
 
     def specs(self, inherited: Mapping[str, str]) -> list[ChildSpec]:
@@ -165,20 +174,22 @@ def open_stack(data_dir: DataDir, host: str, port: int, models_dir: Path, num_th
             "--models-dir."
         )
     before = data_dir.ports_before()
+    if port and not ports.is_free(host, port):
+        raise ConfigurationError(
+            f"Port {port} on {host} cannot be used, another program may have it. Choose another with --port; "
+            "--port 0 takes any free one."
+        )
+    public = ["delivery", metrics_name("gateway"), metrics_name("delivery")] + ([] if port else ["gateway"])
     names = [name for service in SERVICES for name in (service, metrics_name(service))] + [REDIS]
     try:
-        outside = ports.choose(["gateway", "delivery", metrics_name("gateway"), metrics_name("delivery")], before, host)
-        inside = ports.choose([name for name in names if name not in outside], before)
+        outside = ports.choose(public, before, host, taken={port})
+        private = [name for name in names if name not in (*public, "gateway")]
+        inside = ports.choose(private, before, taken={port, *outside.values()})
     except OSError as error:
         raise ConfigurationError(f"No port could be chosen on {host}: {error.strerror or error}.") from error
     chosen = {**outside, **inside}
-    data_dir.keep_ports(chosen)
+    data_dir.keep_ports({**before, **chosen})
     if port:
-        if not ports.is_free(host, port):
-            raise ConfigurationError(
-                f"Port {port} on {host} cannot be used, another program may have it. Choose another with --port; "
-                "--port 0 takes any free one."
-            )
         chosen["gateway"] = port
     return Stack(
         data_dir=data_dir,
@@ -202,6 +213,7 @@ def settings_class(service: str) -> type[ServiceSettings]:
     Raises:
         ConfigurationError: the service is not installed.
     """
+    # The one look into a service, and at its settings alone; .importlinter says why, beside the contract it passes by.
     name = f"vitascope_{service.replace('-', '_')}.settings"
     try:
         module = importlib.import_module(name)
@@ -214,16 +226,33 @@ def settings_class(service: str) -> type[ServiceSettings]:
 
 
 def ignored_variables(inherited: Mapping[str, str]) -> list[str]:
-    """Name the variables that the embedded stack does not take from outside."""
-    taken = (*(service_prefix(service) for service in SERVICES), "VITASCOPE_CLI_", "VITASCOPE_MODELS_DIR")
-    return sorted(
-        name
-        for name in inherited
-        if name.startswith(PREFIX)
-        and name not in PASSED_ON
-        and name not in FOREIGN_NAMES
-        and not name.startswith(taken)
-    )
+    """Name the variables that are right for a service but that the embedded stack sets itself.
+
+    Raises:
+        ConfigurationError: names every variable of ours that nothing reads: it is misspelt.
+    """
+    known, taken = set(FOREIGN_NAMES | READ_BY_UP), set(FOREIGN_NAMES | READ_BY_UP | PASSED_ON)
+    for service in SERVICES:
+        settings = settings_class(service)
+        names = {settings.env_name(field): field for field in settings.model_fields}
+        known |= names.keys()
+        own = service_prefix(service)
+        taken |= {name for name, field in names.items() if name.startswith(own) and field not in SET_BY_UP}
+    ours = sorted(name for name in inherited if name.upper().startswith(PREFIX))
+    problems = []
+    for name in ours:
+        if name not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            problems.append(f"  {name}: unknown variable" + (f"; did you mean {close[0]}?" if close else ""))
+    if problems:
+        raise ConfigurationError("The environment cannot be used:\n" + "\n".join(problems))
+    return [name for name in ours if name not in taken]
+
+
+def _no_proxy(inherited: Mapping[str, str]) -> str:
+    """Return the hosts to be reached without a proxy: those of before, and this machine, where the services meet."""
+    before = [host.strip() for name in ("no_proxy", "NO_PROXY") for host in inherited.get(name, "").split(",")]
+    return ",".join(dict.fromkeys(host for host in (*before, *LOOPBACK) if host))
 
 
 def default_models_dir() -> Path:

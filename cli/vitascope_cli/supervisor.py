@@ -1,8 +1,8 @@
 """Keep child processes running: start them in stages, restart what dies, stop everything in order and in time.
 
-Children die with this process even when it is killed -9 (PR_SET_PDEATHSIG), so `Supervisor` must live on a thread that
-lives as long as the process: the kernel sends the signal when the thread that forked ends. Each child leads a session
-of its own, so that Ctrl-C on the terminal reaches the supervisor alone and the order of stopping is ours.
+Children die with this process even when it is killed -9 (`dying_with_parent`), so `Supervisor` must live on a thread
+that lives as long as the process: the kernel sends the signal when the thread that forked ends. Each child leads a
+session of its own, so that Ctrl-C on the terminal reaches the supervisor alone and the order of stopping is ours.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vitascope_cli import logs
 from vitascope_common.errors import ConfigurationError
-from vitascope_common.process import die_with_parent
+from vitascope_common.process import dying_with_parent
 
 START_TIMEOUT_S = 60.0
 MAX_DEATHS_AT_START = 3
@@ -25,6 +25,7 @@ CALM_S = 10.0
 """Having been ready this long, a child that dies starts at once again."""
 STARTING_POLL_S = 0.05
 READY_POLL_S = 1.0
+TRIM_EVERY_S = 5.0
 CONFIGURATION_STATUS = 2
 """What a service exits with when its settings are wrong: trying again would not help."""
 
@@ -42,7 +43,10 @@ class StartError(ConfigurationError):
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """One process to keep running. Stages are small numbers: all of one are started, or stopped, together."""
+    """One process to keep running; `command` begins with an absolute path.
+
+    Stages are small numbers: all of one are started, or stopped, together.
+    """
 
     name: str
     command: Sequence[str]
@@ -80,7 +84,8 @@ class Supervisor:
     ) -> None:
         """`stop_by_s`: per stop stage, when (seconds from the beginning of `stop`) what is left of it is killed.
 
-        `inherited_fds` stay open in the children: a lock held through one is free only when all of them are gone.
+        `inherited_fds` stay open in the children: a lock held through one is free only when all of them are gone. What
+        the children start is for them to hand on, and to end.
         """
         loop = asyncio.get_running_loop()
         self._children = [_Child(spec, log_dir / f"{spec.name}.log", loop.create_future()) for spec in specs]
@@ -115,11 +120,11 @@ class Supervisor:
                 raise self._start_error(late, f"was not ready after {self._start_timeout_s:.0f} s") from None
 
     async def watch_logs(self) -> None:
-        """Keep the log files bounded; runs until cancelled."""
+        """Keep the log files bounded, as far as the disk lets us; runs until cancelled."""
         while True:
-            await asyncio.sleep(5)
+            await asyncio.sleep(TRIM_EVERY_S)
             for child in self._children:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):
                     logs.trim(child.log)
 
     async def stop(self) -> None:
@@ -173,20 +178,22 @@ class Supervisor:
     async def _run_once(self, child: _Child) -> tuple[str, bool]:
         """Run the child until it ends; say how it ended, and whether trying again is hopeless."""
         child.ready_at_s = None
+        program = child.spec.command[0]
+        if not os.access(program, os.X_OK):  # the wrapper below would only say so in the log
+            return f"could not be run (no such program: {program})", True
         try:
             with logs.open_for_append(child.log) as log:
                 child.process = process = await asyncio.create_subprocess_exec(
-                    *child.spec.command,
+                    *dying_with_parent(child.spec.command),
                     env=dict(child.spec.environ),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
                     pass_fds=self._inherited_fds,
-                    preexec_fn=die_with_parent,
                 )
         except OSError as error:
-            return f"could not be run ({error.strerror}: {child.spec.command[0]})", True
+            return f"could not be run ({error.strerror}: {error.filename or program})", True
         if self._stopping.is_set():  # `stop` signalled the process before this one
             _signal(process, signal.SIGTERM)
         watcher = asyncio.create_task(self._watch(child, process))

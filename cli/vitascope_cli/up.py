@@ -27,11 +27,11 @@ def up(data_dir: DataDir, host: str, port: int, models_dir: Path) -> int:
     Raises:
         ConfigurationError: it cannot be started with these arguments on this folder.
     """
-    os.umask(0o077)  # for the children too: what they write is the owner's alone
-    data_dir.prepare()
     environ = current_environment()
     for name in ignored_variables(environ):
         say(f"{name} is ignored: the embedded stack brings its own")
+    os.umask(0o077)  # for the children too: what they write is the owner's alone
+    data_dir.prepare()
     with data_dir.locked() as lock:
         data_dir.remove_state()
         migrate_database(data_dir)
@@ -41,9 +41,10 @@ def up(data_dir: DataDir, host: str, port: int, models_dir: Path) -> int:
 
 
 def say(line: str) -> None:
-    """Tell the person at the terminal; stdout is for the one line of JSON."""
-    sys.stderr.write(f"vitascope: {line}\n")
-    sys.stderr.flush()
+    """Tell the person at the terminal, if that is still there; stdout is for the one line of JSON."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"vitascope: {line}\n")
+        sys.stderr.flush()
 
 
 def _num_threads(environ: Mapping[str, str]) -> int | None:
@@ -121,7 +122,10 @@ async def _start(supervisor: Supervisor, asked_to_stop: asyncio.Event) -> bool:
 
 
 def _on_signals(asked_to_stop: asyncio.Event, supervisor: Supervisor) -> Callable[[], bool]:
-    """The first signal stops in order; a second Ctrl-C kills at once. Returns whether that happened."""
+    """The first signal stops in order; a second Ctrl-C kills at once. Returns whether that happened.
+
+    SIGHUP stays ignored where it was (nohup): the stack goes on when its terminal closes.
+    """
     killed = False
 
     def handle(signum: int) -> None:
@@ -133,6 +137,8 @@ def _on_signals(asked_to_stop: asyncio.Event, supervisor: Supervisor) -> Callabl
 
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signum == signal.SIGHUP and signal.getsignal(signum) is signal.SIG_IGN:
+            continue
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(signum, handle, signum)
     return lambda: killed

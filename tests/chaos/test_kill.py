@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import vitascope
-from tests.conftest import PROMPT, SERVICES, Stack, wait_for
+from tests.conftest import PROMPT, SERVICES, Stack, is_alive, wait_for
 from vitascope_common import keys
 from vitascope_common.redis_clients import connect
 
@@ -46,11 +46,12 @@ def kill_once(stack: Stack, service: str) -> Callable[[Any], None]:
     killed: list[int] = []
 
     def on_event(event: Any) -> None:
-        in_the_middle = (
-            event.type == "postprocessing"
-            if service == "postproc"
-            else event.type == "progress" and event.data["step"] >= 25
-        )
+        if service == "prompt":  # the worker is about to ask for the conditioning
+            in_the_middle = event.type == "started"
+        elif service == "postproc":  # it says so itself, after its claim
+            in_the_middle = event.type == "postprocessing" and event.data["stage"] in ("encode", "sign")
+        else:
+            in_the_middle = event.type == "progress" and event.data["step"] >= 25
         if in_the_middle and not killed:
             killed.append(stack.kill(service))
 
@@ -69,6 +70,7 @@ def test_kill_nine(stack: Stack, twin: str, service: str) -> None:
 
     attempts = {stage: stack.task(video.id, stage)["attempt"] for stage in ("generate", "finish")}
     assert attempts["generate"] == (2 if service == "gpu-worker" else 1)
+    assert attempts["finish"] == (2 if service == "postproc" else 1)
     if service == "gpu-worker":
         assert "resumed" in [event.type for event in seen]
         resumed = next(event for event in seen if event.type == "resumed")
@@ -143,14 +145,6 @@ def test_kill_up_itself_and_start_again(own_stack: Callable[[], Stack], tmp_path
     assert second.task(third_job.id, "generate")["state"] == "ready"
     third = own_stack()
     assert third.client.videos.wait(third_job.id).status == "completed"
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_a_corrupt_checkpoint_falls_back_to_the_one_before(stack: Stack, twin: str) -> None:

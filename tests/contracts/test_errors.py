@@ -13,15 +13,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def every_error() -> list[type[VitascopeError]]:
-    """Return every class below VitascopeError, those that a service adds in its errors.py included."""
-    for path in ROOT.glob("services/*/vitascope_*/errors.py"):
-        import_module(f"{path.parent.name}.errors")
+    """Return every class below VitascopeError that an errors.py defines, in libs/common or in a service.
+
+    Others (an edge's own, a double of a test) never cross an edge, and whether they are loaded depends on the run.
+    """
+    modules = {import_module(f"{path.parent.name}.errors") for path in ROOT.glob("services/*/vitascope_*/errors.py")}
+    names = {errors.__name__, *(module.__name__ for module in modules)}
     found, todo = [], [VitascopeError]
     while todo:
         children = todo.pop().__subclasses__()
         found += children
         todo += children
-    return sorted(set(found), key=lambda cls: cls.__name__)
+    return sorted({cls for cls in found if cls.__module__ in names}, key=lambda cls: cls.__name__)
 
 
 ERRORS = every_error()

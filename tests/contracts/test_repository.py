@@ -4,6 +4,7 @@ import re
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,15 @@ def test_every_version_is_pinned() -> None:
     wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
     needed = {_canonical(re.split(r"[\[<>=!~; ]", one)[0]) for one in wanted} - {"vitascope"}
     assert needed - names == set()
-    assert pins["torch"] == "2.13.0"
+    assert pins["torch"] == "2.13.0"  # spelled so everywhere: another spelling resolves to other builds
+
+
+def test_what_is_installed_is_what_is_pinned() -> None:
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    pins = {_canonical(name): version for name, version in (line.split("==") for line in lines if line)}
+    installed = {_canonical(one.name): one.version.partition("+")[0] for one in distributions()}
+    wrong = {name: version for name, version in installed.items() if pins.get(name) != version}
+    assert set(wrong) <= {"vitascope", "pip"}, wrong
 
 
 def _canonical(name: str) -> str:

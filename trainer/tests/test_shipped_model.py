@@ -14,7 +14,7 @@ from vitascope_trainer.world import held_out_prompts
 pytestmark = pytest.mark.model
 
 FOLDER = Path(__file__).parents[2] / "models" / "vita-mini-1"
-NUM_STEPS = 12  # half the default: the probe hardly notices, and the test takes half the time
+NUM_STEPS = 8  # a third of the default: the probe hardly notices, and the test takes a third of the time
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def test_held_out_prompts_come_out_right_and_the_controls_do_not(model: Model) -
     unguided = scores(empty, scenes[:16])
     for name in ("colour", "motion", "background"):
         assert right[name] >= 0.9, right
-        assert rotated[name] <= 0.45, rotated
-        assert unguided[name] <= 0.45, unguided
+        assert rotated[name] <= 0.3, rotated
+        assert unguided[name] <= 0.3, unguided
 
 
 def test_two_seconds_work_too(model: Model) -> None:

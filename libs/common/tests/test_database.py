@@ -1,6 +1,8 @@
 """SQLite as we open it: durable, one writer at a time, readers never in the way."""
 
 import asyncio
+import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -68,8 +70,23 @@ async def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
     await asyncio.to_thread(migrate, url)
 
 
+async def test_a_postgresql_that_never_answers_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitascope_common.database.CONNECT_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts, nobody reads
+        port = silent.getsockname()[1]
+        database = Database(f"postgresql+asyncpg://someone:x@127.0.0.1:{port}/vitascope")
+        async with asyncio.timeout(10):
+            with pytest.raises(UnavailableError):
+                await database.check()
+        await database.close()
+
+
 async def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
     database = Database(f"sqlite+aiosqlite:///{tmp_path / 'missing' / 'test.db'}")
     with pytest.raises(UnavailableError, match="database"):
         await database.check()
     await database.close()
+    for thread in set(threading.enumerate()) - before:
+        if "_connection_worker_thread" in thread.name:  # the driver does not wait for a connection that never was
+            await asyncio.to_thread(thread.join, 10)

@@ -26,6 +26,7 @@ tasks = st.builds(
     st.lists(artifacts, max_size=2).map(tuple),
     st.lists(checkpoints, max_size=3).map(tuple),
     st.booleans(), text, count,
+    st.dictionaries(text, text, max_size=2), st.integers(1, 2**31 - 1),
 )  # fmt: skip
 
 

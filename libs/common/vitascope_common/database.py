@@ -21,6 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from vitascope_common.errors import UnavailableError
 
 BUSY_TIMEOUT_MS = 10_000
+CONNECT_TIMEOUT_S = 5.0  # PostgreSQL; its driver would wait for a minute
+COMMAND_TIMEOUT_S = 15.0  # PostgreSQL; its driver would wait for ever
 _READ_ONLY = "vitascope_read_only"
 _OURS = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
 
@@ -73,8 +75,11 @@ def _translated() -> Iterator[None]:
 
 def _make_engine(url: str, pool_size: int) -> AsyncEngine:
     if not url.startswith("sqlite"):
-        return create_async_engine(url, pool_size=pool_size, pool_pre_ping=True)
-    engine = create_async_engine(url, pool_size=pool_size, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+        timeouts = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": COMMAND_TIMEOUT_S}
+        return create_async_engine(url, pool_size=pool_size, pool_pre_ping=True, connect_args=timeouts)
+    engine = create_async_engine(
+        url, pool_size=pool_size, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
+    )
 
     @sa.event.listens_for(engine.sync_engine, "connect")
     def _on_connect(dbapi_connection: Any, _record: object) -> None:

@@ -24,9 +24,9 @@ FEED_MAX_EVENTS = 10_000
 class EventType(StrEnum):
     """What can happen to a job, as clients see it."""
 
-    QUEUED = "queued"  # position, eta_s
+    QUEUED = "queued"  # reason, when it comes back
     STARTED = "started"
-    PROGRESS = "progress"  # step, steps, percent, eta_s
+    PROGRESS = "progress"  # step, steps, percent, eta_s, phase
     CHECKPOINT = "checkpoint"  # step
     PREEMPTED = "preempted"
     RESUMED = "resumed"  # from_step

@@ -5,6 +5,7 @@ decides then whether the attempt still counts.
 """
 
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from typing import Any
 import grpc
 import structlog
 
-from vitascope_common import telemetry, wire
-from vitascope_common.errors import ErrorKind, VitascopeError
+from vitascope_common import rpc, telemetry, wire
+from vitascope_common.errors import ErrorKind, UnavailableError, VitascopeError
 from vitascope_common.grpc_errors import from_rpc_error
 from vitascope_common.jobs import Artifact, Checkpoint, Progress, Task
 from vitascope_proto.v1 import scheduler_pb2, scheduler_pb2_grpc
@@ -24,6 +25,7 @@ log = structlog.get_logger()
 
 CALL_TIMEOUT_S = 5.0
 REPORT_BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)  # then the last one again
+REPORT_INTERNAL_S = 60.0  # a report that the scheduler has failed on for this long is left to the lease
 DEFAULT_HEARTBEAT_S = 2.0
 
 
@@ -96,15 +98,20 @@ class Executor:
         self.identity = identity
         self.worker_state = "idle"
         self.is_draining = False  # set it before the last task ends, and poke: no more work is handed to this one
-        channel = grpc.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 1000)])
+        channel = grpc.insecure_channel(address, options=rpc.CHANNEL_OPTIONS)
         self._channel = channel
         self._stub: Any = scheduler_pb2_grpc.SchedulerServiceStub(
             grpc.intercept_channel(channel, *telemetry.sync_client_interceptors())
         )
         self._held: dict[str, HeldTask] = {}
+        self._claiming: set[str] = set()
         self._lock = threading.Lock()
         self._poke = threading.Event()
         self._is_stopping = threading.Event()
+        self._is_closing = False
+        self._is_closed = False  # no call begins any more: gRPC crashes the process for one on a closed channel
+        self._num_calls = 0
+        self._call_ended = threading.Condition(self._lock)
         self._is_registered = False
         self._heartbeat_s = DEFAULT_HEARTBEAT_S
         self._thread = threading.Thread(target=self._beat_forever, name="heartbeat", daemon=True)
@@ -114,7 +121,11 @@ class Executor:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the heartbeats. Held tasks are left to their leases; report them first."""
+        """Stop the heartbeats. Held tasks are left to their leases; report them first. A second call does nothing."""
+        with self._lock:
+            if self._is_closing:
+                return
+            self._is_closing = True
         self._is_stopping.set()
         self._poke.set()
         if self._thread.is_alive():
@@ -122,24 +133,50 @@ class Executor:
         if self.is_draining:
             with suppress(VitascopeError):
                 self._beat()  # what was handed to it meanwhile goes back at once
+        with self._call_ended:
+            self._is_closed = True
+            self._call_ended.wait_for(lambda: not self._num_calls, CALL_TIMEOUT_S + 1)
         self._channel.close()
+
+    def give_up(self) -> None:
+        """Wait for nobody any more: heartbeats end, and a report that fails is not repeated. For who has to leave soon.
+
+        Other threads may go on using this executor, unlike after `close`: gRPC crashes on calls on a closed channel.
+        """
+        self._is_stopping.set()
+        self._poke.set()
 
     def poke(self) -> None:
         """Send a heartbeat now: a checkpoint is uploaded, a slot is free."""
         self._poke.set()
 
     def claim(self, task_id: str) -> HeldTask | None:
-        """Try to win a task. None when it is refused: it is done, cancelled, or somebody else's.
+        """Try to win a task. None when it is refused: it is done, cancelled, somebody else's, or held here already.
+
+        May be repeated when the answer was lost: the scheduler grants a worker the attempt that it has. That is why a
+        task that is held, or claimed by another thread, is refused here: no attempt runs twice in one process.
 
         Raises VitascopeError when the scheduler cannot be asked; the hand-over then expires like any lease.
         """
-        answer = self._call("Claim", scheduler_pb2.ClaimRequest(task_id=task_id, worker_id=self.identity.worker_id))
-        if not answer.granted:
-            log.info("task.claim_refused", task=task_id, reason=answer.reason)
-            return None
-        held = HeldTask(wire.task_from_proto(answer.task))
         with self._lock:
-            self._held[task_id] = held
+            is_known = task_id in self._held or task_id in self._claiming
+            if not is_known:
+                self._claiming.add(task_id)
+        if is_known:
+            log.info("task.claim_refused", task=task_id, reason="held")
+            return None
+        try:
+            answer = self._call("Claim", scheduler_pb2.ClaimRequest(task_id=task_id, worker_id=self.identity.worker_id))
+            if not answer.granted:
+                log.info("task.claim_refused", task=task_id, reason=answer.reason)
+                return None
+            held = HeldTask(wire.task_from_proto(answer.task))
+            with self._lock:
+                self._held[task_id] = held
+        finally:
+            with self._lock:
+                self._claiming.discard(task_id)
+        self._keep_beat(answer.heartbeat_ms)
         log.info("task.claimed", task=task_id, attempt=held.task.attempt)
         return held
 
@@ -154,7 +191,8 @@ class Executor:
     ) -> bool:
         """Report the end of an attempt, repeated until it is answered. False: the attempt was stale.
 
-        Returns False as well when the report was refused for good (its lease then expires) or this executor is closed.
+        Returns False as well when the report was refused for good, or failed inside the scheduler for a minute (its
+        lease then expires), or when this executor is closed.
         """
         request = scheduler_pb2.ReportRequest(
             worker_id=self.identity.worker_id,
@@ -170,11 +208,18 @@ class Executor:
             checkpoint=wire.checkpoint_to_proto(held.checkpoint) if held.checkpoint else None,
         )
         num_tries = 0
+        internal_since_s: float | None = None
         while True:
             try:
                 answer = self._call("Report", request)
             except VitascopeError as error_:
-                if error_.kind in (ErrorKind.INVALID, ErrorKind.NOT_FOUND, ErrorKind.DENIED):
+                now_s = time.monotonic()
+                if error_.kind is not ErrorKind.INTERNAL:
+                    internal_since_s = None
+                elif internal_since_s is None:
+                    internal_since_s = now_s
+                is_hopeless = internal_since_s is not None and now_s - internal_since_s >= REPORT_INTERNAL_S
+                if is_hopeless or error_.kind in (ErrorKind.INVALID, ErrorKind.NOT_FOUND, ErrorKind.DENIED):
                     log.error("task.report_refused", task=held.task.task_id, code=error_.code, error=error_.message)
                     self.release(held)
                     return False
@@ -199,10 +244,18 @@ class Executor:
             return list(self._held.values())
 
     def _call(self, method: str, request: Any) -> Any:
+        with self._lock:
+            if self._is_closed:
+                raise UnavailableError("This executor is closed.")
+            self._num_calls += 1
         try:
             return getattr(self._stub, method)(request, timeout=CALL_TIMEOUT_S)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
+        finally:
+            with self._call_ended:
+                self._num_calls -= 1
+                self._call_ended.notify_all()
 
     def _beat_forever(self) -> None:
         while not self._is_stopping.is_set():
@@ -231,9 +284,16 @@ class Executor:
                 warm_models=me.warm_models,
             ),
         )
-        self._heartbeat_s = answer.heartbeat_ms / 1000
+        self._keep_beat(answer.heartbeat_ms)
         self._is_registered = True
         log.info("executor.registered", worker=me.worker_id, pool=me.pool)
+
+    def _keep_beat(self, heartbeat_ms: int) -> None:
+        """Beat as often as the scheduler asks, at once when that is news; 0: it does not say."""
+        heartbeat_s = heartbeat_ms / 1000 or self._heartbeat_s
+        if heartbeat_s != self._heartbeat_s:
+            self._heartbeat_s = heartbeat_s
+            self.poke()
 
     def _beat(self) -> None:
         me, held = self.identity, self._held_now()

@@ -5,7 +5,7 @@ outputs belong to the task. A transition is one conditional UPDATE; zero rows is
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -160,6 +160,8 @@ class Task:
     yieldable: bool = False
     traceparent: str = ""
     created_at_ms: int = 0
+    affinity: Mapping[str, str] = field(default_factory=dict)  # what a warm worker has loaded: model, adapters
+    group_size: int = 1  # ranks that run it together
 
     def work_key(self, name: str) -> str:
         """Return the object key for a file of this attempt that the next stage or a resume reads."""

@@ -85,7 +85,7 @@ def flow_queue(pool: str, class_name: str, tenant_id: str) -> str:
 
 
 def queued_task(pool: str, task: str) -> str:
-    """HASH {tenant, class, cost, charged, weights, worker, state}; owner: the scheduler; gone when settled for good."""
+    """HASH {tenant, class, cost, charged, prepaid, weights, worker, state}; owner: the scheduler; gone when settled."""
     return f"task:{{{pool}}}:{task}"
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
@@ -20,6 +21,20 @@ def die_with_parent(signum: int = signal.SIGKILL) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
     if os.getppid() != parent:  # it died between the two lines
         os.kill(os.getpid(), signum)
+
+
+def is_adopted(*launchers: str) -> bool:
+    """Tell whether the present parent is none of these programs or modules: the real one died before we could look.
+
+    For a process whose launcher does not pass its own process id on. The parent's id alone says nothing: in a container
+    the launcher itself may be process 1, and elsewhere orphans go to a sub-reaper. Call it after `die_with_parent`, so
+    that no moment lies between the two. Where the parent's command line cannot be read, the answer is no.
+    """
+    try:
+        arguments = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return not any(os.path.basename(os.fsdecode(one)) in launchers for one in arguments)
 
 
 _EXEC = """

@@ -11,6 +11,12 @@ from vitascope_common import telemetry
 from vitascope_common.errors import ConfigurationError
 from vitascope_common.grpc_errors import ErrorInterceptor
 
+CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),  # services reach each other directly, whatever http_proxy says
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+)
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # references only; a larger message is a mistake
 
 
@@ -52,11 +58,7 @@ def connect(address: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(
         address,
         interceptors=telemetry.client_interceptors(),
-        options=[
-            ("grpc.max_reconnect_backoff_ms", 1000),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-        ],
+        options=CHANNEL_OPTIONS,
     )
 
 

@@ -104,7 +104,7 @@ tasks = sa.Table(
     sa.Column("params", JSON, nullable=False),  # GenerateParams or FinishParams
     sa.Column("inputs", JSON, nullable=False),  # [Artifact]
     sa.Column("outputs", JSON, nullable=False),  # [Artifact], of the attempt that is done
-    sa.Column("checkpoints", JSON, nullable=False),  # [Checkpoint + attempt], recorded ones, newest first, at most 2
+    sa.Column("checkpoints", JSON, nullable=False),  # [Checkpoint + attempt, furthest_done], newest first, at most 2
     _count("done"),
     _count("total"),
     _text("unit"),

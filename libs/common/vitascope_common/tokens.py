@@ -1,6 +1,6 @@
 """API keys and signed media links.
 
-A link is `PATH?expires=…&filename=…&variant=…&signature=…`. The signature is HMAC-SHA256 over the path and every other
+A link is `PATH?expires=…&filename=…&signature=…`. The signature is HMAC-SHA256 over the path and every other
 parameter, so a link opens exactly what it was made for, until it expires. Keys rotate: the first of a list signs, all
 verify.
 """
@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from vitascope_common.errors import LinkExpiredError, PermissionDeniedError
 
 API_KEY_PREFIX = "vs_"
-SIGNED_PARAMS = frozenset({"expires", "variant", "filename"})
+SIGNED_PARAMS = frozenset({"expires", "filename"})
 MAX_QUERY_CHARS = 4096
 
 
@@ -49,20 +49,19 @@ def sign_path(
     expires_at_s: int,
     key: SecretStr | Sequence[SecretStr],
     *,
-    variant: str | None = None,
     filename: str | None = None,
 ) -> str:
     """Return the query string that makes a path a link until `expires_at_s` (Unix time); deterministic.
 
     `path` is the decoded path, as the server sees it.
     """
-    params = {"expires": str(int(expires_at_s)), "filename": filename, "variant": variant}
+    params = {"expires": str(int(expires_at_s)), "filename": filename}
     given = {name: value for name, value in params.items() if value is not None}
     return urlencode({**given, "signature": _signature(path, given, signing_keys(key)[0])})
 
 
 def verify_path(path: str, query: str, now_s: float, key: SecretStr | Sequence[SecretStr]) -> dict[str, str]:
-    """Return the parameters of a genuine link (`variant` and `filename` if it has them).
+    """Return the parameters of a genuine link (`filename` if it has one).
 
     Every key is tried, in constant time. A parameter that is repeated or not ours makes the link invalid, so that
     nothing unsigned is ever obeyed.

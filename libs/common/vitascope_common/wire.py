@@ -72,6 +72,8 @@ def task_to_proto(task: Task) -> jobs_pb2.Task:
         yieldable=task.yieldable,
         traceparent=task.traceparent,
         created_at_ms=task.created_at_ms,
+        affinity=task.affinity,
+        group_size=task.group_size,
         **params,
     )
 
@@ -107,4 +109,6 @@ def task_from_proto(message: jobs_pb2.Task) -> Task:
         yieldable=message.yieldable,
         traceparent=message.traceparent,
         created_at_ms=int(message.created_at_ms),
+        affinity=dict(message.affinity),
+        group_size=max(1, message.group_size),
     )

@@ -3,7 +3,10 @@
 import inspect
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +112,92 @@ def test_the_tree_at_the_top_of_the_errors_is_true() -> None:
     classes = {name for name, value in vars(_errors).items() if inspect.isclass(value)}
     assert set(drawn) == classes
     assert classes <= set(vitascope.__all__)
+
+
+def test_the_sample_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (sample,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    progress = {"step": 0, "steps": 24, "percent": 0.0, "phase": "loading", "eta_s": None}  # as a worker tells it
+    server = Server(
+        httpx.Response(202, json=VIDEO),
+        stream(
+            ("1-0", "queued", {}),
+            ("2-0", "progress", progress),
+            ("3-0", "progress", {**progress, "step": 6, "percent": 25.0, "phase": "denoising", "eta_s": 3.21}),
+            ("4-0", "completed", {}),
+        ),
+        {**VIDEO, "status": "completed"},
+        httpx.Response(200, content=b"film"),
+        httpx.Response(200, content=b"picture"),
+    )
+    monkeypatch.setattr(vitascope, "Vitascope", partial(Vitascope, transport=httpx.MockTransport(server)))
+    monkeypatch.chdir(tmp_path)
+    exec(sample.replace("vs_…", "vs_key"), {})
+    assert capsys.readouterr().out.splitlines() == ["loading 0/24", "denoising 6/24, 3 s left"]
+    assert (Path("video.mp4").read_bytes(), Path("video.webp").read_bytes()) == (b"film", b"picture")
+
+
+@pytest.fixture
+def recording_server() -> Iterator[HTTPServer]:
+    """Answers everything with no models; `asked` holds what the request lines named."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            server.asked.append(self.path)  # type: ignore[attr-defined]
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"data": []}')
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.asked = []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_loopback_is_never_asked_through_a_proxy(
+    recording_server: Any, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody answers there
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with Vitascope(base_url=f"http://{host}:{recording_server.server_port}", api_key="k", max_retries=0) as one:
+        assert one.models() == ()
+    assert recording_server.asked == ["/v1/models"]
+
+
+@pytest.mark.parametrize(
+    ("base_url", "is_another"),
+    [
+        ("http://127.1.2.3:8000", True),
+        ("http://127.0.0.1", False),
+        ("http://10.1.2.3", False),
+        ("http://a.test", False),
+    ],
+)
+def test_loopback_is_what_the_address_says(base_url: str, is_another: bool) -> None:
+    usual = {"all://localhost", "all://127.0.0.1", "all://[::1]"}
+    assert _http._loopback(base_url) - usual == ({"all://127.1.2.3"} if is_another else set())
+
+
+def test_other_hosts_are_asked_through_the_proxy_of_the_environment(
+    recording_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{recording_server.server_port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with Vitascope(base_url="http://gateway.test", api_key="k", max_retries=0) as one:
+        assert one.models() == ()
+    assert recording_server.asked == ["http://gateway.test/v1/models"]
 
 
 def test_create_sends_what_was_given_and_nothing_else() -> None:
@@ -222,6 +311,29 @@ def test_create_is_repeated_only_when_nothing_can_have_been_created() -> None:
         assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("lost", [httpx.ReadTimeout("slow"), httpx.ReadError("broken"), failure(503)])
+def test_a_delete_whose_answer_was_lost_and_that_then_finds_nothing_has_succeeded(lost: Any) -> None:
+    one, server = client(lost, failure(404, "not_found"))
+    one.videos.delete(ID)
+    assert len(server.requests) == 2
+
+
+def test_a_delete_that_was_never_carried_out_and_finds_nothing_has_not() -> None:
+    for answers in ((failure(404, "not_found"),), (httpx.ConnectError("away"), failure(404, "not_found"))):
+        one, _ = client(*answers)
+        with pytest.raises(NotFoundError):
+            one.videos.delete(ID)
+
+
+def test_cancel_may_be_repeated() -> None:
+    one, server = client(httpx.ReadError("broken"), failure(503), VIDEO)
+    assert one.videos.cancel(ID).id == ID
+    assert len(server.requests) == 3
+    one, _ = client(httpx.ReadError("broken"), failure(404, "not_found"))
+    with pytest.raises(NotFoundError):
+        one.videos.cancel(ID)
+
+
 def test_a_page_says_where_the_next_one_begins() -> None:
     one, server = client({"data": [VIDEO], "last_id": ID, "has_more": True})
     page = one.videos.list(limit=1, order="asc")
@@ -309,6 +421,38 @@ def test_a_server_that_stays_away_is_given_up() -> None:
     one, _ = client(httpx.ConnectError("away"))
     with pytest.raises(APIConnectionError):
         list(one.videos.events(ID, give_up_s=0.0))
+
+
+def test_a_server_that_ends_every_stream_at_once_is_given_up(pauses: list[float]) -> None:
+    def empty(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=b"retry: 1000\n\n")
+
+    one, server = client(empty)
+    with pytest.raises(APIConnectionError, match="ended the stream"):
+        list(one.videos.events(ID, give_up_s=0.02))
+    assert len(server.requests) > 1
+    assert len(pauses) == len(server.requests) - 1
+
+
+def test_heartbeats_are_a_sign_of_life_and_so_is_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(_http.time, "monotonic", lambda: now_s)
+
+    def beats(_: httpx.Request) -> httpx.Response:
+        def chunks() -> Iterator[bytes]:
+            nonlocal now_s
+            now_s += 100.0
+            yield b": heartbeat\n\n"
+            raise httpx.ReadError("the connection broke")
+
+        return httpx.Response(200, content=chunks())
+
+    one, _ = client(beats, beats, stream(("1-0", "queued", {}), cut=True), stream(("2-0", "completed", {})))
+    seen = []
+    for event in one.videos.events(ID, give_up_s=120.0):
+        seen.append(event.type)
+        now_s += 500.0  # a caller that takes its time
+    assert seen == ["queued", "completed"]
 
 
 def test_wait_polls_as_often_as_the_server_says(pauses: list[float]) -> None:

@@ -106,7 +106,7 @@ class Videos:
             "metadata": None if metadata is None else dict(metadata),
         }
         body = {name: value for name, value in fields.items() if value is not None}
-        return Video.from_json(self._http.json("POST", "/v1/videos", body=body)[0])
+        return Video.from_json(self._http.json("POST", "/v1/videos", body=body, is_idempotent=False)[0])
 
     def retrieve(self, video_id: str) -> Video:
         """Return one video as it is now."""

@@ -16,7 +16,7 @@ def follow(http: Http, path: str, last_event_id: str | None, give_up_s: float) -
     """Yield events until the last one; a broken connection is resumed after the last event that was yielded.
 
     Raises:
-        APIConnectionError, ServerError: nothing could be resumed for `give_up_s`.
+        APIConnectionError, ServerError: for `give_up_s` nothing was heard, neither an event nor a heartbeat.
     """
     last_id = last_event_id or ""
     failures, heard_at = 0, time.monotonic()
@@ -27,12 +27,13 @@ def follow(http: Http, path: str, last_event_id: str | None, give_up_s: float) -
                 if answer.status_code == 204:
                     return
                 for event in parse(answer.iter_lines()):
-                    failures, heard_at = 0, time.monotonic()
-                    last_id = event.id or last_id
-                    yield event
-                    if event.is_last:
-                        return
-                heard_at = time.monotonic()
+                    if event is not None:
+                        failures, last_id = 0, event.id or last_id
+                        yield event
+                        if event.is_last:
+                            return
+                    heard_at = time.monotonic()  # after the yield: what the caller does in between is no silence
+            raise APIConnectionError("The server ended the stream before the video was finished.")
         except (APIConnectionError, ServerError, RateLimitError):
             if time.monotonic() - heard_at > give_up_s:
                 raise
@@ -40,8 +41,8 @@ def follow(http: Http, path: str, last_event_id: str | None, give_up_s: float) -
         failures += 1
 
 
-def parse(lines: Iterable[str]) -> Iterator[Event]:
-    """Read a text/event-stream (WHATWG HTML, 9.2.6). An event that is cut off is not yielded."""
+def parse(lines: Iterable[str]) -> Iterator[Event | None]:
+    """Read a text/event-stream (WHATWG HTML, 9.2.6). A comment is None; an event that is cut off is not yielded."""
     event_id, name = "", "message"
     data: list[str] = []
     for line in lines:
@@ -49,6 +50,9 @@ def parse(lines: Iterable[str]) -> Iterator[Event]:
             if data:
                 yield Event(event_id, name, json.loads("\n".join(data)))
             event_id, name, data = "", "message", []
+            continue
+        if line.startswith(":"):
+            yield None
             continue
         field, _, value = line.partition(":")
         value = value.removeprefix(" ")

@@ -1,6 +1,7 @@
 """Requests with errors, time limits and retries. httpx is the one seam: pass a transport to replace the network."""
 
 import contextlib
+import ipaddress
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,7 @@ class Http:
             headers={"Authorization": f"Bearer {api_key}", "User-Agent": "vitascope-python"},
             timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
             transport=transport,
+            mounts=dict.fromkeys(_loopback(base_url)),  # straight there, whatever proxy the environment names
             follow_redirects=True,  # httpx drops the key when a redirect leaves the server
         )
 
@@ -41,26 +43,37 @@ class Http:
         self._client.close()
 
     def json(
-        self, method: str, path: str, *, body: Any = None, query: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: Mapping[str, Any] | None = None,
+        is_idempotent: bool = True,
     ) -> tuple[dict[str, Any], httpx.Headers]:
         """Send a request and return the answer's JSON and headers.
 
-        Retries what may be repeated: everything but POST after any transient failure, POST only when no connection was
-        made, so that nothing is created twice.
+        Retries after any transient failure; what is not idempotent only when no connection was made, so that nothing is
+        created twice. A DELETE whose first answer was lost and that then finds nothing has done its work.
         """
+        may_be_done = False
         for attempt in range(self.max_retries + 1):
             is_last = attempt == self.max_retries
             try:
                 answer = self._client.request(method, path, json=body, params=_given(query))
             except httpx.TransportError as error:
-                may_repeat = method != "POST" or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-                if is_last or not may_repeat:
+                was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if is_last or (was_sent and not is_idempotent):
                     raise translated(error) from error
+                may_be_done = may_be_done or was_sent
                 pause(attempt)
                 continue
-            if answer.status_code in RETRIED_STATUS and method != "POST" and not is_last and _may_retry(answer):
+            if answer.status_code in RETRIED_STATUS and is_idempotent and not is_last and _may_retry(answer):
+                may_be_done = True
                 pause(attempt, answer.headers.get("retry-after"))
                 continue
+            if method == "DELETE" and answer.status_code == 404 and may_be_done:
+                return {}, answer.headers
             check(answer)
             try:
                 data = answer.json()
@@ -127,3 +140,13 @@ def _may_retry(answer: httpx.Response) -> bool:
 
 def _given(query: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (query or {}).items() if value is not None}
+
+
+def _loopback(base_url: str) -> set[str]:
+    """Return httpx's patterns for this machine: the usual names, and the server's own if it is another of 127/8."""
+    hosts = {"localhost", "127.0.0.1", "[::1]"}
+    host = httpx.URL(base_url).host
+    with contextlib.suppress(ValueError):
+        if ipaddress.IPv4Address(host).is_loopback:
+            hosts.add(host)
+    return {f"all://{one}" for one in hosts}

@@ -109,9 +109,9 @@ class Model:
 class Event:
     """Something that happened to a video.
 
-    `type` is one of queued, started, progress (step, steps, percent, eta_s), checkpoint (step), preempted,
-    resumed (from_step), decoding, postprocessing, completed (urls), failed (code, message), cancelled, and snapshot:
-    the whole Video in place of events that are no longer kept.
+    `type` is one of queued, started, progress (step, steps, percent, phase, eta_s or None), checkpoint (step),
+    preempted, resumed (from_step), decoding, postprocessing, completed (urls), failed (code, message), cancelled, and
+    snapshot: the whole Video in place of events that are no longer kept.
     """
 
     id: str  # resumes: events(…, last_event_id=id); "" for a snapshot of a job without history

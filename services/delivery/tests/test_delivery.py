@@ -149,7 +149,6 @@ def test_links_that_were_changed_are_refused(client, job, stack, sign):
     path, _, query = good.partition("?")
     expires_at_s = int(time.time() + 600)
     foreign = tokens.sign_path(path, expires_at_s, SecretStr("y" * 40))
-    contradiction = tokens.sign_path(path, expires_at_s, SecretStr(SIGNING_KEY), variant="thumbnail")
     bad = [
         path,
         f"{path}?",
@@ -164,7 +163,7 @@ def test_links_that_were_changed_are_refused(client, job, stack, sign):
         f"{path}?{'a' * 10_000}",
         f"{path}?%ff%fe",
         f"{path}?signature=&expires=",
-        f"{path}?{contradiction}",
+        f"{path}?{query}&variant=thumbnail",
     ]
     for url in bad:
         answer = client.get(url)

@@ -21,7 +21,6 @@ from vitascope_common.errors import (
     InternalError,
     InvalidRequestError,
     NotFoundError,
-    PermissionDeniedError,
     UnavailableError,
     VitascopeError,
     http_status,
@@ -102,8 +101,6 @@ def make_app(delivery: Delivery, signing_key: SecretStr, now_s: Callable[[], flo
         params = tokens.verify_path(request.scope["path"], query, now_s(), signing_key)
         if variant not in VARIANTS:
             raise NotFoundError(f"There are only {' and '.join(VARIANTS)}.", param="variant")
-        if params.get("variant", variant) != variant:
-            raise PermissionDeniedError("This link is for another variant.")
         now_ms = int(now_s() * 1000)
         job = await delivery.find(job_id, now_ms)
         with telemetry.span("deliver", parent=job.traceparent, job=job.job_id, variant=variant):

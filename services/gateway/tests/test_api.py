@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import grpc
 import httpx
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -139,6 +140,24 @@ def test_a_form_that_cannot_be_used_is_a_400(inside: Any, body: str, param: str 
     answer = inside.request("POST", "/v1/videos", content=body.encode(), headers=headers)
     assert answer.status_code == 400, answer.text
     assert error(answer)["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("field", "param"),
+    [
+        (b'name="prompt"\r\n\r\nv\xe9', "prompt"),
+        (b'name="metadata[a]"\r\n\r\n\xff', "metadata[a]"),
+        (b'name="extra_body"\r\n\r\n{"prompt": "\xe9"}', "extra_body"),
+        (b'name="pr\xe9"\r\n\r\nx', None),
+    ],
+)
+def test_a_form_that_is_not_utf_8_is_a_400(inside: Any, field: bytes, param: str | None) -> None:
+    body = b"--XX\r\nContent-Disposition: form-data; " + field + b"\r\n--XX--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=XX"}
+    answer = inside.request("POST", "/v1/videos", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert error(answer)["param"] == param
+    assert "is not UTF-8" in error(answer)["message"]
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "hex", "rot13", "utf-16", "no-such", "undefined"])
@@ -318,6 +337,7 @@ def test_without_a_database_every_answer_is_a_503_that_keeps_secrets(inside: Any
     inside.runner.run(inside.database.close())
     answer = inside.request("POST", "/v1/videos", json={"prompt": "a red circle"})
     assert (answer.status_code, error(answer)["code"]) == (503, "unavailable")
+    assert "can be repeated" in error(answer)["message"]  # nothing was begun
     assert "sqlite" not in answer.text.lower()
     assert "unable to open" not in answer.text
     assert inside.request("GET", "/v1/videos", tenant="other").status_code == 503
@@ -325,6 +345,21 @@ def test_without_a_database_every_answer_is_a_503_that_keeps_secrets(inside: Any
     assert ready.status_code == 503
     assert "database" in error(ready)["message"]
     assert "prompt" not in error(ready)["message"]
+
+
+def test_a_commit_whose_answer_is_lost_is_not_said_to_be_repeatable(inside: Any) -> None:
+    assert inside.request("GET", "/v1/models").status_code == 200  # the key is known now
+
+    def lose(connection: sa.Connection) -> None:
+        connection.connection.commit()
+        raise ConnectionResetError("lost")
+
+    sa.event.listen(inside.database.engine.sync_engine, "commit", lose, once=True)
+    answer = inside.request("POST", "/v1/videos", json={"prompt": "a red circle"})
+    assert (answer.status_code, error(answer)["code"]) == (503, "unavailable")
+    assert "GET /v1/videos" in error(answer)["message"]
+    assert (answer.headers["x-should-retry"], answer.headers.get("retry-after")) == ("false", None)
+    assert len(inside.request("GET", "/v1/videos").json()["data"]) == 1
 
 
 def test_running_completed_failed_and_cancelled_jobs_show_four_states(inside: Any) -> None:
@@ -468,7 +503,7 @@ def test_models_say_what_they_can_do(inside: Any) -> None:
 def test_the_document_names_every_route_and_its_errors(inside: Any) -> None:
     document = inside.request("GET", "/openapi.json", tenant=None).json()
     create_ = document["paths"]["/v1/videos"]["post"]
-    assert {"202", "400", "401", "429", "503"} <= set(create_["responses"])
+    assert set(create_["responses"]) == {"202", "400", "401", "408", "413", "415", "503"}
     assert set(create_["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
     assert create_["responses"]["400"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorEnvelope")
     assert "404" in document["paths"]["/v1/videos/{video_id}"]["get"]["responses"]

@@ -178,12 +178,13 @@ def test_a_finished_job_whose_last_event_is_lost_ends_with_a_snapshot(outside: A
 
 def test_who_has_seen_the_last_event_is_told_not_to_come_back(outside: Any) -> None:
     job_id = outside.create()
+    state(outside, job_id, EventType.QUEUED, 1)
     last = state(outside, job_id, EventType.CANCELLED, 2)
     url = f"{outside.gateway.base_url}/v1/videos/{job_id}/events"
     answer = httpx.get(url, headers={**outside.headers, "Last-Event-ID": last or ""})
     assert (answer.status_code, answer.content) == (204, b"")
     with follow(outside, job_id) as stream:
-        assert [event["event"] for event in stream] == ["cancelled"]
+        assert [event["event"] for event in stream] == ["queued", "cancelled"]
 
 
 def test_a_client_that_goes_is_forgotten_at_once(outside: Any, wait_for: Any) -> None:

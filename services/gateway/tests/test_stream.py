@@ -44,6 +44,7 @@ class World:
         self.hub = FeedHub(self)
         self.fed: asyncio.Queue[StoredEvent | None] = asyncio.Queue()
         self.num_reads = 0
+        self.is_live = False
 
     async def read(self, job_id: str, after: str) -> History:
         self.num_reads += 1
@@ -63,6 +64,7 @@ class World:
         return {}
 
     async def read_feeds(self, positions: dict[str, str]) -> list[StoredEvent]:
+        self.is_live = True
         item = await self.fed.get()
         if item is None:
             self.is_redis_away = True
@@ -136,7 +138,7 @@ async def test_a_job_that_was_deleted_ends_its_streams() -> None:
 
 async def test_what_the_feed_and_the_history_both_tell_is_told_once() -> None:
     world = World()
-    world.events = [event(1), event(2)]
+    world.events = [event(1, EventType.QUEUED), event(2)]
     frames = world.stream()
     assert len(await collect(frames, 2)) == 2
     reader = asyncio.create_task(world.hub.run())
@@ -151,7 +153,7 @@ async def test_what_the_feed_and_the_history_both_tell_is_told_once() -> None:
 
 async def test_with_redis_away_sql_speaks_and_with_both_away_the_stream_stays() -> None:
     world = World()
-    world.events = [event(1)]
+    world.events = [event(1, EventType.QUEUED)]
     frames = world.stream()
     await collect(frames, 1)
     reader = asyncio.create_task(world.hub.run())
@@ -177,6 +179,44 @@ async def test_a_lost_history_is_replaced_by_a_snapshot_that_can_be_resumed_from
     frames = world.stream("5-0")
     (snapshot,) = await collect(frames, 1)
     assert snapshot.startswith(b"id: 7-0\nevent: snapshot\n")
+    await frames.aclose()
+
+
+async def test_an_id_from_the_future_does_not_hide_what_happens_when_there_is_no_history() -> None:
+    world = World()
+    reader = asyncio.create_task(world.hub.run())
+    await until(lambda: world.is_live)
+    frames = world.stream("99-0")
+    assert names(await collect(frames, 1)) == ["snapshot"]
+    world.fed.put_nowait(event(1))
+    assert (await collect(frames, 1))[0].startswith(b"id: 1-0\nevent: progress\n")
+    await frames.aclose()
+    reader.cancel()
+
+
+async def test_a_history_without_its_beginning_starts_with_a_snapshot_that_covers_it() -> None:
+    world = World()
+    world.events = [event(7), event(8)]
+    reader = asyncio.create_task(world.hub.run())
+    await until(lambda: world.is_live)
+    frames = world.stream()
+    (snapshot,) = await collect(frames, 1)
+    assert snapshot.startswith(b"id: 8-0\nevent: snapshot\n")
+    for number in (8, 9):
+        world.fed.put_nowait(event(number))
+    assert (await collect(frames, 1))[0].startswith(b"id: 9-0\n")
+    await frames.aclose()
+    reader.cancel()
+
+
+async def test_a_gap_is_told_once_sql_can_tell_it_and_nothing_overtakes_that() -> None:
+    world = World()
+    world.events = [event(7)]
+    world.is_sql_away = True
+    frames = world.stream("5-0")
+    assert [await anext(frames) for _ in range(3)] == [b"retry: 1000\n\n", b": waiting\n\n", b": waiting\n\n"]
+    world.is_sql_away = False
+    assert (await collect(frames, 1))[0].startswith(b"id: 7-0\nevent: snapshot\n")
     await frames.aclose()
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vitascope_common import ids
 from vitascope_common.database import Database
+from vitascope_common.errors import UnavailableError
 from vitascope_common.events import EventType
 from vitascope_common.jobs import FinishParams, GenerateParams, JobState, Kind, Params, Stage, TaskState
 from vitascope_common.registry import ModelCard
@@ -37,20 +38,36 @@ class NewJob:
         return self.card.estimate_s(self.params.num_inference_steps, self.params.num_frames) * self.card.group_size
 
 
+class UnknownOutcomeError(UnavailableError):
+    """The database went away while it committed: the job may exist, and repeating the request may make a second one."""
+
+    default_message = (
+        "The database stopped to answer; the video may have been accepted: look at GET /v1/videos before you repeat it."
+    )
+
+
 async def admit(database: Database, job: NewJob) -> None:
     """Write job, tasks and outbox in one transaction: after it, the job ends one way or another.
 
     Raises:
         UnavailableError: nothing was promised; repeating the request is safe.
+        UnknownOutcomeError: the job may have been promised.
     """
     rows = [_task_row(job, stage) for stage in job.kind.stages]
-    async with database.transaction() as connection:
-        await connection.execute(sa.insert(jobs), _job_row(job))
-        await connection.execute(sa.insert(tasks), rows)
-        await _outbox(connection, job, "event", {"type": EventType.QUEUED.value, "data": {}, "version": 1})
-        for row in rows:
-            if row["state"] == TaskState.READY.value:
-                await _outbox(connection, job, "ready", {"task_id": row["task_id"]})
+    is_committing = False
+    try:
+        async with database.transaction() as connection:
+            await connection.execute(sa.insert(jobs), _job_row(job))
+            await connection.execute(sa.insert(tasks), rows)
+            await _outbox(connection, job, "event", {"type": EventType.QUEUED.value, "data": {}, "version": 1})
+            for row in rows:
+                if row["state"] == TaskState.READY.value:
+                    await _outbox(connection, job, "ready", {"task_id": row["task_id"]})
+            is_committing = True
+    except UnavailableError as error:
+        if is_committing:
+            raise UnknownOutcomeError from error
+        raise
 
 
 async def _outbox(connection: AsyncConnection, job: NewJob, topic: str, payload: dict[str, Any]) -> None:

@@ -35,10 +35,10 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         400: "The request is invalid; `param` names the field.",
         401: "The API key is missing or not valid.",
         404: "Not found, or not yours.",
+        408: "The body came too slowly.",
         413: "The body is too large.",
         415: "The body is neither JSON nor multipart.",
-        429: "A rate or quota is used up.",
-        503: "Something needed is away; repeating the request is safe.",
+        503: "Something needed is away. Repeating the request is safe unless `x-should-retry` is `false`.",
     }
     return {status: {"model": ErrorEnvelope, "description": what[status]} for status in statuses}
 
@@ -82,7 +82,7 @@ def make_app(
         "/v1/videos",
         status_code=202,
         response_model=Video,
-        responses=_errors(400, 401, 413, 415, 429, 503),
+        responses=_errors(400, 401, 408, 413, 415, 503),
         openapi_extra=CREATE_BODY,
         tags=["videos"],
     )

@@ -120,8 +120,10 @@ async def _parse_multipart(body: bytes, content_type: str) -> dict[str, Any]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
-    # The charset of the outer type is not passed on: text is UTF-8 (RFC 7578).
-    headers = Headers(raw=[(b"content-type", b'multipart/form-data; boundary="%s"' % boundary.replace(b'"', b""))])
+    # Text is UTF-8 whatever the outer type claims (RFC 7578). The parser would take what is not for Latin-1 without a
+    # word, so it gets to read everything as Latin-1, which loses nothing, and _text decodes.
+    outer = b'multipart/form-data; charset=latin-1; boundary="%s"' % boundary.replace(b'"', b"")
+    headers = Headers(raw=[(b"content-type", outer)])
     parser = MultiPartParser(headers, stream(), max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=MAX_BODY_BYTES)
     try:
         form = await parser.parse()
@@ -132,11 +134,20 @@ async def _parse_multipart(body: bytes, content_type: str) -> dict[str, Any]:
         raise InvalidRequestError("The multipart body is cut off: its closing boundary is missing.")
     fields: dict[str, Any] = {}
     try:
-        for name, value in form.multi_items():
-            _put(fields, name, value)
+        for raw_name, value in form.multi_items():
+            name = _text(raw_name, "The name of a form field", None)
+            shown = ascii(name[:60])[1:-1]
+            _put(fields, name, _text(value, f"The field {shown}", shown) if isinstance(value, str) else value)
     finally:
         await form.close()
     return fields
+
+
+def _text(raw: str, what: str, param: str | None) -> str:
+    try:
+        return raw.encode("latin-1").decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"{what} is not UTF-8: byte {error.start} is wrong.", param=param) from None
 
 
 def _put(fields: dict[str, Any], name: str, value: str | UploadFile) -> None:

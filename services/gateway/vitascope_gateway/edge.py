@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vitascope_common import telemetry
 from vitascope_common.errors import ErrorKind, InternalError, VitascopeError, http_status
 from vitascope_gateway import metrics
+from vitascope_gateway.admission import UnknownOutcomeError
 
 ERROR_TYPE: Mapping[ErrorKind, str] = {
     ErrorKind.INVALID: "invalid_request_error",
@@ -43,7 +44,9 @@ def error_response(error: VitascopeError, headers: Mapping[str, str] | None = No
     extra = dict(headers or {})
     if status == 401:
         extra["WWW-Authenticate"] = 'Bearer realm="vitascope"'
-    if status == 503:
+    if isinstance(error, UnknownOutcomeError):
+        extra["x-should-retry"] = "false"  # the clients of this format would repeat a 503 by themselves
+    elif status == 503:
         extra["Retry-After"] = str(RETRY_AFTER_S)
     if status in (408, 413):
         extra["Connection"] = "close"  # the rest of the body is not going to be read

@@ -80,7 +80,10 @@ class Store(Protocol):
     """SQL. Every method raises UnavailableError when the database is away."""
 
     async def tenant_of(self, key_sha256: str) -> str | None: ...
-    async def admit(self, job: NewJob) -> None: ...
+    async def admit(self, job: NewJob) -> None:
+        """Write the job; an UnknownOutcomeError means that it may be written."""
+        ...
+
     async def job(self, tenant_id: str, job_id: str) -> JobRecord | None: ...
     async def page(
         self, tenant_id: str, after: str | None, limit: int, is_ascending: bool
@@ -165,6 +168,7 @@ class Gateway:
             InvalidRequestError: names the field at fault and what is allowed.
             ModerationBlockedError: the safety check refused the prompt.
             UnavailableError: the prompt service or the database is away; nothing was promised.
+            UnknownOutcomeError: the database went away while it committed; the job may be promised.
         """
         try:
             record = await self._create(tenant_id, fields)

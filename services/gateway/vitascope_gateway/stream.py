@@ -99,12 +99,22 @@ class JobStream:
             history = await self._histories.read(self._job_id, self._last_id)
         except UnavailableError:
             return await self._snapshot("") or [b": waiting\n\n"]
+        if self._is_gap(history):
+            frames = await self._snapshot(history.newest_id)
+            if frames:
+                self._last_id = history.newest_id  # also when it is "": then all that comes is new
+            self._is_behind = not frames
+            return frames or [b": waiting\n\n"]
         self._is_behind = False
-        if self._last_id and history.at is None:
-            return await self._snapshot(history.newest_id)
         if not self._last_id and not history.events and self._is_finished_in_sql:
             return await self._snapshot("")
         return self._tell(history.events)
+
+    def _is_gap(self, history: History) -> bool:
+        """Whether events that this client has not seen are no longer held: its last one is gone, or the very first."""
+        if self._last_id:
+            return history.at is None
+        return bool(history.events) and history.events[0].type is not EventType.QUEUED
 
     async def _check_sql(self) -> list[bytes]:
         """After a silence: a job that SQL calls finished will send nothing more."""
@@ -125,8 +135,6 @@ class JobStream:
         if record is None:  # deleted meanwhile
             self._is_over = True
             return []
-        if newest_id:
-            self._last_id = newest_id
         self._is_finished_in_sql = self._is_over = record.state in TERMINAL_JOB
         data = {**objects.video(record, self._urls).model_dump(), "type": EventType.SNAPSHOT.value}
         return [frame(newest_id, EventType.SNAPSHOT.value, data)]

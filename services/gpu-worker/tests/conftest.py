@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -288,8 +288,8 @@ class Rig:
     def worker(self, **overrides: Any) -> "InProcess":
         return InProcess(self, self._stack, **overrides)
 
-    def process(self, *, torchrun: bool = False, **env: str) -> "subprocess.Popen[bytes]":
-        """Start the real program; killed when the test ends."""
+    def process(self, *, torchrun: bool = False, command: Sequence[str] = (), **env: str) -> "subprocess.Popen[bytes]":
+        """Start the real program, or a command that does; killed when the test ends."""
         values = {
             "VITASCOPE_REDIS_URL": self.redis_url,
             "VITASCOPE_OBJECT_STORE_URL": (self.folder / "objects").as_uri(),
@@ -300,12 +300,12 @@ class Rig:
             "VITASCOPE_LOG_FORMAT": "json",
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
-        command = [sys.executable, "-m"]
+        whole = [sys.executable, "-m"]
         if torchrun:
-            command += ["torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
-            command += ["--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", "-m"]
+            whole += ["torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
+            whole += ["--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", "-m"]
         self._num_registered = len(self.scheduler.registered)
-        process = subprocess.Popen([*command, "vitascope_gpu_worker"], env={**os.environ, **values, **env})
+        process = subprocess.Popen(command or [*whole, "vitascope_gpu_worker"], env={**os.environ, **values, **env})
 
         def end() -> None:
             process.kill()

@@ -6,6 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from structlog.testing import capture_logs
 
 from vitascope_common.errors import CorruptObjectError
 from vitascope_common.jobs import GenerateParams, Task
@@ -74,5 +77,40 @@ def test_a_foreign_checkpoint_is_refused_by_name(task, model, what):
         checkpoint.decode(DATA, task, model, HERE)
 
 
-def test_another_thread_count_is_said_but_accepted(caplog):
-    assert checkpoint.decode(DATA, TASK, MODEL, Origin(2, "cpu")).step == 10
+@pytest.mark.parametrize(
+    ("here", "what"),
+    [
+        (Origin(2, "cpu"), "num_threads"),
+        (Origin(1, "cuda:X"), "device"),
+        (Origin(1, "cpu", cpu_capability="ANOTHER"), "cpu_capability"),
+    ],
+)
+def test_other_conditions_are_said_but_accepted(here, what):
+    with capture_logs() as said:
+        assert checkpoint.decode(DATA, TASK, MODEL, here).step == 10
+    assert [(one["event"], one["what"]) for one in said] == [("checkpoint.not_bit_identical", what)]
+
+
+def test_the_same_conditions_are_not_worth_a_word():
+    with capture_logs() as said:
+        checkpoint.decode(DATA, TASK, MODEL, HERE)
+    assert said == []
+
+
+def without(name):
+    """Write the checkpoint as a version would that did not know this field."""
+    metadata = checkpoint._metadata(DATA)
+    del metadata["content_sha256"], metadata[name]
+    tensors = load_tensors(DATA)
+    return save_tensors(tensors, metadata | {"content_sha256": checkpoint._content_sha256(tensors, metadata)})
+
+
+def test_a_checkpoint_that_is_older_than_a_condition_is_accepted():
+    with capture_logs() as said:
+        assert checkpoint.decode(without("cpu_capability"), TASK, MODEL, HERE).step == 10
+    assert [(one["what"], one["then"]) for one in said] == [("cpu_capability", "unknown")]
+
+
+def test_a_checkpoint_that_does_not_say_whose_it_is_is_refused():
+    with pytest.raises(CorruptObjectError, match="task is None"):
+        checkpoint.decode(without("task"), TASK, MODEL, HERE)

@@ -1,6 +1,7 @@
 """Stop, stale, yield, SIGTERM, and everything that can be away or wrong while a task runs."""
 
 import shutil
+import signal
 import threading
 
 import prometheus_client
@@ -15,9 +16,11 @@ from vitascope_common.ids import new_job_id
 from vitascope_common.redis_clients import connect
 from vitascope_common.testing import free_port, redis_server
 from vitascope_gpu_worker import service
+from vitascope_gpu_worker.adapters import ffmpeg
 from vitascope_gpu_worker.adapters.events import EventPublisher
 from vitascope_gpu_worker.adapters.inbox import InboxReader
 from vitascope_gpu_worker.consumer import Assignment, Command, Consumer
+from vitascope_gpu_worker.errors import EncoderError
 from vitascope_gpu_worker.states import WorkerState
 from vitascope_proto.v1 import scheduler_pb2
 
@@ -40,13 +43,18 @@ class Background:
 
 
 @pytest.mark.parametrize("action", [Action.STOP, Action.STALE])
-def test_stop_and_stale_drop_the_work(rig, wait_until, action):
+def test_stop_and_stale_drop_the_work_and_only_a_stop_is_reported(rig, wait_until, action):
     worker, task = rig.worker(), rig.task(num_inference_steps=LONG)
     running = Background(worker, task)
     wait_until(lambda: running.held.progress.done > 15, "a few steps")
     running.held.action = action
     running.join()
-    assert rig.scheduler.report_of(task.task_id, 1) is None
+    report = rig.scheduler.report_of(task.task_id, 1)
+    if action is Action.STOP:
+        assert report.outcome == scheduler_pb2.OUTCOME_CANCELLED
+        assert report.used_s > 0
+    else:
+        assert report is None
     assert worker.machine.state is WorkerState.IDLE
     wait_until(lambda: rig.scheduler.heartbeats[-1].num_free_slots == 1, "the free slot")
 
@@ -120,7 +128,7 @@ def test_decoding_can_be_left_between_frames(rig, is_draining):
     if is_draining:
         assert (report.outcome, report.checkpoint.done) == (scheduler_pb2.OUTCOME_YIELDED, 24)
     else:
-        assert report is None
+        assert report.outcome == scheduler_pb2.OUTCOME_CANCELLED
     assert not list((rig.folder / "data" / "gpu-worker" / "work").iterdir())
 
 
@@ -239,8 +247,8 @@ def test_the_wait_ends_with_a_stop_or_a_yield(rig, wait_until, action):
     wait_until(lambda: rig.prompts.num_calls, "a call")
     running.held.action = action
     running.join()
-    report = rig.scheduler.report_of(task.task_id, 1)
-    assert (report is None) if action is Action.STOP else report.outcome == scheduler_pb2.OUTCOME_YIELDED
+    outcome = scheduler_pb2.OUTCOME_CANCELLED if action is Action.STOP else scheduler_pb2.OUTCOME_YIELDED
+    assert rig.scheduler.report_of(task.task_id, 1).outcome == outcome
 
 
 class Flaky:
@@ -283,6 +291,48 @@ def test_an_ffmpeg_that_fails_is_a_retryable_error(rig, ffmpeg):
     worker.run(task)
     report = rig.scheduler.report_of(task.task_id, 1)
     assert (report.error_code, report.is_retryable) == ("encoder_failed", True)
+
+
+@pytest.fixture
+def hung_ffmpeg(tmp_path):
+    path = tmp_path / "ffmpeg"
+    path.write_text("#!/bin/sh\nexec sleep 1000\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_an_ffmpeg_that_never_ends_is_a_retryable_error(rig, monkeypatch, hung_ffmpeg):
+    monkeypatch.setattr(ffmpeg, "STALL_S", 0.2)
+    worker, task = rig.worker(ffmpeg=hung_ffmpeg), rig.task()
+    worker.run(task)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report.error_code, report.is_retryable) == ("encoder_failed", True)
+    assert "hung" in report.error_message
+
+
+def test_an_ffmpeg_that_takes_no_more_frames_is_killed(tmp_path, monkeypatch, hung_ffmpeg):
+    monkeypatch.setattr(ffmpeg, "STALL_S", 0.2)
+    frames_THWC = torch.zeros(2, 512, 512, 3, dtype=torch.uint8)  # more than a pipe holds
+    with ffmpeg.Mezzanine(tmp_path / "m.mkv", 512, 512, 8, hung_ffmpeg) as mezzanine:
+        with pytest.raises(EncoderError, match="hung"):
+            mezzanine.write(frames_THWC, lambda: None)
+        assert mezzanine._process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("outcome", [scheduler_pb2.OUTCOME_CANCELLED, scheduler_pb2.OUTCOME_YIELDED])
+def test_a_stop_and_a_sigterm_are_obeyed_while_ffmpeg_hangs(rig, wait_until, tmp_path, outcome):
+    path, has_all = tmp_path / "ffmpeg", tmp_path / "all"
+    path.write_text(f"#!/bin/sh\ncat > /dev/null\ntouch {has_all}\nexec sleep 1000\n")
+    path.chmod(0o755)
+    worker, task = rig.worker(ffmpeg=str(path)), rig.task()
+    running = Background(worker, task)
+    wait_until(has_all.exists, "the last frame")
+    if outcome == scheduler_pb2.OUTCOME_CANCELLED:
+        running.held.action = Action.STOP
+    else:
+        worker.work.drain()
+    running.join()
+    assert rig.scheduler.report_of(task.task_id, 1).outcome == outcome
 
 
 def test_frames_of_the_wrong_number_or_size_are_refused(rig):
@@ -417,7 +467,8 @@ def test_a_command_reaches_the_attempt_that_it_names(rig, wait_until, attempt, i
     worker.consumer.command(Command("stop", task.task_id, attempt))
     worker.consumer.command(Command("dance", task.task_id, attempt))
     wait_until(lambda: worker.machine.state is WorkerState.IDLE, "the end")
-    assert (rig.scheduler.report_of(task.task_id, 1) is None) is is_stopped
+    outcome = scheduler_pb2.OUTCOME_CANCELLED if is_stopped else scheduler_pb2.OUTCOME_DONE
+    assert rig.scheduler.report_of(task.task_id, 1).outcome == outcome
     worker.consumer.drain()
     thread.join(5)
 

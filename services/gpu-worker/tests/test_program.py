@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import sys
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import yaml
 from vitascope_common.errors import ConfigurationError
 from vitascope_common.registry import Registry
 from vitascope_common.testing import free_port
+from vitascope_gpu_worker import __main__ as program
 from vitascope_gpu_worker.models import check_world_size
 from vitascope_proto.v1 import scheduler_pb2
 
@@ -28,10 +31,29 @@ def test_only_the_models_of_its_pool_decide(tmp_path, rig):
     path = folder / "tiny" / "card.yaml"
     described = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump(described | {"parallelism": {"tensor_parallel": [1, 2]}}))
-    check_world_size(Registry(folder), "default", 2)
+    check_world_size(Registry(folder), "default", 1)
     with pytest.raises(ConfigurationError, match=r"3 ranks.*allows \[1, 2\]"):
         check_world_size(Registry(folder), "default", 3)
-    check_world_size(Registry(folder), "other", 3)
+    check_world_size(Registry(folder), "other", 1)
+
+
+@pytest.mark.parametrize("world_size", [0, 2, 8])
+def test_more_ranks_than_one_are_refused_even_where_a_card_allows_them(tmp_path, rig, world_size):
+    folder = shutil.copytree(rig.models_dir, tmp_path / "m")
+    path = folder / "tiny" / "card.yaml"
+    described = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(described | {"parallelism": {"tensor_parallel": [0, 1, 2, 8]}}))
+    for pool in ("default", "other"):
+        with pytest.raises(ConfigurationError, match=rf"{world_size} ranks, but no engine divides a clip"):
+            check_world_size(Registry(folder), pool, world_size)
+
+
+def test_a_second_rank_does_not_start(rig, capfd):
+    assert rig.process(WORLD_SIZE="2", RANK="1").wait(30) == 2
+    said = capfd.readouterr().err
+    assert "2 ranks" in said
+    assert "Traceback" not in said
+    assert not rig.scheduler.registered
 
 
 @pytest.fixture
@@ -60,6 +82,7 @@ def test_it_says_that_it_is_ready_and_sigterm_saves_the_work(rig, wait_until, pa
     wait_until(lambda: rig.scheduler.tasks[task.task_id].checkpoints, "a checkpoint")
     process.terminate()
     assert process.wait(timeout=8) == 0
+    assert rig.scheduler.heartbeats[-1].is_draining
     report = rig.scheduler.report_of(task.task_id, 1)
     assert report.outcome == scheduler_pb2.OUTCOME_YIELDED
     assert report.checkpoint.done > 0
@@ -83,10 +106,124 @@ def test_a_rank_does_not_outlive_its_torchrun(rig, wait_until):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
 
-    def is_gone() -> bool:
-        try:
-            return Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        except FileNotFoundError:
-            return True
+    wait_until(lambda: is_gone(rank), "the rank's end")
 
-    wait_until(is_gone, "the rank's end")
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+LAUNCHER = """
+import subprocess, sys
+_, _, pid_path, gate = sys.argv
+wait_first = "import os, sys; open(sys.argv[1]).close(); os.execv(sys.executable, sys.argv[2:])"
+rank = [sys.executable, "-m", "vitascope_gpu_worker"]
+if gate:
+    rank = [sys.executable, "-c", wait_first, gate, *rank]
+child = subprocess.Popen(rank, start_new_session=True)
+open(pid_path, "w").write(f"{child.pid}\\n")
+child.wait()
+"""
+
+
+def launch(rig, wait_until, folder, gate, **env):
+    path = folder / "pid"
+    command = [sys.executable, "-c", LAUNCHER, "torch.distributed.run", str(path), gate]
+    launcher = rig.process(command=command, TORCHELASTIC_RUN_ID="none", **env)
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"), "the rank")
+    return launcher, int(path.read_text())
+
+
+@pytest.mark.parametrize("moment", ["before its first line", "while torch is imported"])
+def test_a_rank_does_not_outlive_a_torchrun_that_dies_while_it_starts(rig, wait_until, tmp_path, moment):
+    """A launcher that looks like torchrun is killed at a moment that is held open by a named pipe."""
+    gate, begun = tmp_path / "gate", tmp_path / "begun"
+    env = {}
+    os.mkfifo(gate)
+    is_before = moment == "before its first line"
+    if not is_before:
+        (tmp_path / "slow" / "torch").mkdir(parents=True)
+        (tmp_path / "slow" / "torch" / "__init__.py").write_text(
+            f"open({str(begun)!r}, 'w').close()\nopen({str(gate)!r}).close()\n"
+        )
+        env["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "slow"), *sys.path])
+    launcher, rank = launch(rig, wait_until, tmp_path, str(gate) if is_before else "", **env)
+    try:
+        if not is_before:
+            wait_until(lambda: begun.exists() or is_gone(rank), "the import of torch")
+            assert not is_gone(rank)
+        launcher.kill()
+        launcher.wait()
+        if is_before:
+            with gate.open("w"):
+                pass
+        wait_until(lambda: is_gone(rank) or rig.scheduler.registered, "the rank's end")
+        assert is_gone(rank)
+        assert not rig.scheduler.registered
+    finally:
+        if not is_gone(rank):
+            os.kill(rank, signal.SIGKILL)
+
+
+def test_a_rank_of_a_living_torchrun_starts(rig, wait_until, tmp_path):
+    _, rank = launch(rig, wait_until, tmp_path, "")
+    wait_until(lambda: rig.scheduler.registered, "registration")
+    assert f"-{rank}-" in rig.scheduler.registered[0].worker_id
+
+
+def test_while_it_drains_the_scheduler_is_told_at_once(rig, wait_until, monkeypatch):
+    worker, task = rig.worker(), rig.task()
+    held = worker.executor.claim(task.task_id)
+    left = []
+    monkeypatch.setattr(program, "GIVE_UP_AFTER_S", 0.5)
+    monkeypatch.setattr(program, "EXIT_AFTER_S", 0.6)
+    monkeypatch.setattr(program.os, "_exit", left.append)
+    assert not any(beat.is_draining for beat in rig.scheduler.heartbeats)
+    thread = threading.Thread(target=program._leave_in_time, args=(worker.executor, threading.Event()))
+    thread.start()
+    beat = wait_until(lambda: next((one for one in rig.scheduler.heartbeats if one.is_draining), None), "the word")
+    assert [one.task_id for one in beat.tasks] == [held.task.task_id]
+    thread.join(5)
+    assert left == [1]
+
+
+DRAINING = """
+import sys, time
+from pathlib import Path
+from vitascope_gpu_worker import __main__ as program
+from vitascope_gpu_worker.engines.native import NativeEngine
+
+program.GIVE_UP_AFTER_S, program.EXIT_AFTER_S = 0.3, 6.0
+step, mark = NativeEngine.step, Path(sys.argv[1])
+
+def slow(self, run):
+    step(self, run)
+    if mark.name == "step":
+        mark.touch()
+        time.sleep(1.5)  # ends after nobody is waited for any more
+
+NativeEngine.step = slow
+sys.exit(program.main())
+"""
+
+
+@pytest.mark.parametrize("late", ["step", "scheduler"])
+def test_a_drain_that_takes_long_ends_in_order(rig, wait_until, tmp_path, capfd, late):
+    """A step that outlasts the patience is still reported; a scheduler that answers no report costs the lease."""
+    task = rig.task(num_inference_steps=10_000)
+    mark = tmp_path / late
+    process = rig.process(command=[sys.executable, "-c", DRAINING, str(mark)])
+    rig.hand_over(task)
+    if late == "step":
+        wait_until(mark.exists, "a step")
+    else:
+        wait_until(lambda: rig.scheduler.tasks[task.task_id].checkpoints, "a checkpoint")
+        rig.scheduler.is_away = True
+    process.terminate()
+    assert process.wait(timeout=10) == 0
+    assert "Traceback" not in "".join(capfd.readouterr())
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report is None) if late == "scheduler" else report.outcome == scheduler_pb2.OUTCOME_YIELDED

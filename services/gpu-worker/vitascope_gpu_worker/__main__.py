@@ -5,16 +5,25 @@ python -m torch.distributed.run --nnodes 1 --nproc-per-node 1 --rdzv-backend c10
 """
 
 import os
-import signal
 import sys
+
+from vitascope_common.process import die_with_parent, is_adopted
+
+if __name__ == "__main__":  # before torch, whose import takes seconds in which torchrun may die
+    die_with_parent()
+    # torchrun tells a rank nothing about itself, but it marks the environment and is known by its command line.
+    if "TORCHELASTIC_RUN_ID" in os.environ and is_adopted("torch.distributed.run", "torchrun"):
+        sys.exit("gpu-worker: the torchrun that started this rank is gone.")
+
+# Before torch: deterministic matrix products on CUDA need a fixed workspace.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import signal
 import tempfile
 import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-
-# Before torch: deterministic matrix products on CUDA need a fixed workspace.
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import structlog
 import torch
@@ -24,7 +33,6 @@ from vitascope_common.errors import ConfigurationError
 from vitascope_common.executor import Executor, WorkerIdentity
 from vitascope_common.ids import new_worker_id
 from vitascope_common.objectstore import open_store
-from vitascope_common.process import die_with_parent
 from vitascope_common.registry import Registry
 from vitascope_gpu_worker.adapters import ffmpeg
 from vitascope_gpu_worker.adapters.events import EventPublisher
@@ -39,7 +47,7 @@ from vitascope_gpu_worker.states import WorkerMachine
 
 log = structlog.stdlib.get_logger("vitascope.gpu-worker")
 
-CLOSE_AFTER_S = 6.0
+GIVE_UP_AFTER_S = 6.0
 EXIT_AFTER_S = 7.5
 """After SIGTERM: when to stop waiting for the scheduler, and when to leave whatever a step still does to its lease."""
 STALE_S = 24 * 3600
@@ -47,7 +55,6 @@ STALE_S = 24 * 3600
 
 def main() -> int:
     """Run until SIGTERM; 2 when the configuration cannot be used."""
-    die_with_parent()
     try:
         with ExitStack() as stack:
             serve(GpuWorkerSettings.load(), stack)
@@ -99,10 +106,14 @@ def serve(settings: GpuWorkerSettings, stack: ExitStack) -> None:
         consumer.command,
     )
 
+    is_drained = threading.Event()
+
     def drain(signum: int, _: object) -> None:
+        for again in (signal.SIGTERM, signal.SIGINT):  # torchrun and the terminal may both say it
+            signal.signal(again, signal.SIG_IGN)
         inbox.stop()
         consumer.drain()
-        threading.Thread(target=_leave_in_time, args=(executor,), name="drain", daemon=True).start()
+        threading.Thread(target=_leave_in_time, args=(executor, is_drained), name="drain", daemon=True).start()
 
     signal.signal(signal.SIGTERM, drain)
     signal.signal(signal.SIGINT, drain)
@@ -111,6 +122,7 @@ def serve(settings: GpuWorkerSettings, stack: ExitStack) -> None:
     running.mark_ready(True)
     log.info("worker.started", worker=identity.worker_id, pool=settings.pool, device=name)
     consumer.run()
+    is_drained.set()
     running.mark_ready(False)
     log.info("worker.drained", worker=identity.worker_id)
 
@@ -144,13 +156,16 @@ def _folder(settings: GpuWorkerSettings, stack: ExitStack) -> Path:
     return root
 
 
-def _leave_in_time(executor: Executor) -> None:
+def _leave_in_time(executor: Executor, is_drained: threading.Event) -> None:
+    """Not in the signal handler itself, which may interrupt whoever holds a lock that this needs."""
     begun_s = time.monotonic()
     executor.is_draining = True
     executor.poke()
-    time.sleep(CLOSE_AFTER_S)
-    threading.Thread(target=executor.close, daemon=True).start()
-    time.sleep(EXIT_AFTER_S - (time.monotonic() - begun_s))
+    time.sleep(GIVE_UP_AFTER_S)
+    executor.give_up()
+    time.sleep(max(0.0, EXIT_AFTER_S - (time.monotonic() - begun_s)))
+    if is_drained.is_set():  # only the closing of connections takes so long
+        os._exit(0)
     log.warning("worker.left_work_to_its_lease")
     os._exit(1)
 

@@ -49,6 +49,8 @@ class Origin:
 
     num_threads: int
     device: str
+    cpu_capability: str = torch.backends.cpu.get_cpu_capability()
+    """The instruction set that torch picks its kernels for."""
     torch: str = torch.__version__
 
 
@@ -68,9 +70,7 @@ def encode(snapshot: Snapshot, task: Task, model_sha256: str, origin: Origin) ->
         "step": str(snapshot.step),
         "model_sha256": model_sha256,
         "config_sha256": config_sha256(task.params),
-        "num_threads": str(origin.num_threads),
-        "device": origin.device,
-        "torch": origin.torch,
+        **{name: str(value) for name, value in asdict(origin).items()},
     }
     return save_tensors(tensors, metadata | {"content_sha256": _content_sha256(tensors, metadata)})
 
@@ -97,11 +97,12 @@ def decode(data: bytes, task: Task, model_sha256: str, origin: Origin) -> Snapsh
         "config_sha256": config_sha256(task.params),
     }
     for name, value in expected.items():
-        if metadata[name] != value:
-            raise CorruptObjectError(f"The checkpoint belongs elsewhere: its {name} is {metadata[name]}, not {value}.")
+        if (found := metadata.get(name)) != value:
+            raise CorruptObjectError(f"The checkpoint belongs elsewhere: its {name} is {found}, not {value}.")
     for name, here in asdict(origin).items():
-        if metadata[name] != str(here):
-            log.warning("checkpoint.not_bit_identical", task=task.task_id, what=name, then=metadata[name], now=here)
+        then = metadata.get(name, "unknown")  # it may be older than the field
+        if then != str(here):
+            log.warning("checkpoint.not_bit_identical", task=task.task_id, what=name, then=then, now=here)
     sampler = {name.removeprefix("sampler."): value for name, value in tensors.items() if name.startswith("sampler.")}
     return Snapshot(int(metadata["step"]), tensors["latents"], sampler, tensors["rng"])
 

@@ -25,7 +25,7 @@ class OutOfMemoryError(UnavailableError):
 
 
 class EncoderError(UnavailableError):
-    """ffmpeg did not write the mezzanine (no space, killed); another attempt may."""
+    """ffmpeg did not write the mezzanine (no space, killed, hung); another attempt may."""
 
     code = "encoder_failed"
     default_message = "The frames could not be written."

@@ -65,7 +65,7 @@ class Models:
 
 
 def check_world_size(registry: Registry, pool: str, world_size: int) -> None:
-    """Refuse a number of ranks that a model of this pool does not list.
+    """Refuse a number of ranks that a model of this pool does not list, and all but one.
 
     Raises:
         ConfigurationError: names the models and what they allow.
@@ -79,4 +79,9 @@ def check_world_size(registry: Registry, pool: str, world_size: int) -> None:
         raise ConfigurationError(
             f"gpu-worker was started with {world_size} ranks in pool {pool!r}, but {'; '.join(problems)}. "
             "Start torchrun with another --nproc-per-node."
+        )
+    if world_size != 1:  # every rank would register and compute as a worker of its own
+        raise ConfigurationError(
+            f"gpu-worker was started with {world_size} ranks, but no engine divides a clip among ranks. "
+            "Start one torchrun with --nproc-per-node 1 for each device."
         )

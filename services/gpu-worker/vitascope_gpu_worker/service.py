@@ -1,7 +1,8 @@
 """Generate one clip: load, condition, denoise, decode, upload, report. Everything that can interrupt it is here, once.
 
-A stop or a stale attempt drops the work at the next step. A yield checkpoints, uploads and reports. SIGTERM is a yield
-of whatever runs. Storage or a service that is away is waited for while heartbeats go on; Redis is never waited for.
+A stop or a stale attempt drops the work at the next step; only the stop is reported. A yield checkpoints, uploads and
+reports. SIGTERM is a yield of whatever runs. Storage or a service that is away is waited for while heartbeats go on;
+Redis is never waited for.
 """
 
 import hashlib
@@ -98,8 +99,8 @@ class WritesFrames(Protocol):
 
     def __enter__(self) -> "WritesFrames": ...
     def __exit__(self, *args: Any) -> None: ...
-    def write(self, frames_THWC: Tensor) -> None: ...
-    def finish(self, num_frames: int) -> None: ...
+    def write(self, frames_THWC: Tensor, check: Callable[[], None]) -> None: ...
+    def finish(self, num_frames: int, check: Callable[[], None]) -> None: ...
 
 
 OpenMezzanine = Callable[[Path, int, int, int], WritesFrames]
@@ -166,7 +167,11 @@ class Generate:
             self._checkpoints.discard_local()
         except _Dropped:
             log.info("task.dropped", task=task.task_id, attempt=task.attempt, why=held.action.value)
-            self._reports.release(held)
+            if held.action is Action.STALE:  # somebody else's by now; nothing we say counts
+                self._reports.release(held)
+            else:
+                held.used_s = time.monotonic() - self._begun_s
+                self._reports.report(held, Outcome.CANCELLED)
         except _Yielded:
             log.info("task.yielded", task=task.task_id, attempt=task.attempt, step=held.progress.done)
             self._events.flush(EVENTS_S)
@@ -290,16 +295,20 @@ class Generate:
         self._machine.to(WorkerState.DECODING)
         self._show(held, "decoding", run.step, params)
         mezzanine = self._open_mezzanine(path, params.width_px, params.height_px, params.fps)
+
+        def check() -> None:
+            # A yield is not obeyed here: to finish is sooner than to be resumed and decode again.
+            if held.is_over:
+                raise _Dropped
+            if self._is_draining:
+                self._yield(held)
+            held.used_s = time.monotonic() - self._begun_s
+
         with metrics.DECODE_SECONDS.labels(params.model).time(), mezzanine:
             for frames_THWC in engine.decode(run):
-                # A yield is not obeyed here: to finish is sooner than to be resumed and decode again.
-                if held.is_over:
-                    raise _Dropped
-                if self._is_draining:
-                    self._yield(held)
-                mezzanine.write(frames_THWC)
-                held.used_s = time.monotonic() - self._begun_s
-            mezzanine.finish(params.num_frames)
+                check()
+                mezzanine.write(frames_THWC, check)
+            mezzanine.finish(params.num_frames, check)
 
     def _upload(self, held: HeldTask, run: Run, path: Path) -> list[Artifact]:
         task, latents_type = held.task, "application/vnd.safetensors"

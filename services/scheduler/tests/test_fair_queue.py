@@ -340,6 +340,23 @@ class TestLeases:
         assert await queue.settle(POOL, "t0", 2, 1.0, NOW)
         assert await take(queue, "w2") == "t1"
 
+    async def test_a_lease_made_again_moves_no_tag(self, queue: RedisQueue, redis: Redis) -> None:
+        """It was charged in the epoch before the wipe, or is settled already and a late heartbeat makes it again."""
+        await queue.register(worker(slots=9), NOW, TTL_MS)
+        await put(queue, "z0", "z")  # keeps the pool busy, so that tags stay
+        held = task_row("a0", attempt=1, tenant_id="a", checkpoints=[checkpoint(27).to_dict()])
+        assert await queue.lease(held, "w1", NOW, TTL_MS) == "created"
+        assert await queue.settle(POOL, "a0", 2, 10.0, NOW)
+        assert await _finish_tag(redis, "a") == 0.0
+        assert await queue.lease(held, "w1", NOW, TTL_MS) == "created"
+        assert await queue.enqueue(held, NOW, "") == "returned"  # its attempt is lost: no credit either
+        assert await _finish_tag(redis, "a") == 0.0
+        taken = {await take(queue), await take(queue)}
+        assert taken == {"a0", "z0"}
+        assert await _finish_tag(redis, "a") == pytest.approx(1.0)  # what is left, now that it was dispatched
+        assert await queue.settle(POOL, "a0", 2, 3.0, NOW)
+        assert await _finish_tag(redis, "a") == pytest.approx(3.0)
+
     async def test_the_true_holder_frees_the_slot_of_the_wrong_one(self, queue: RedisQueue) -> None:
         await queue.register(worker("w2"), NOW, TTL_MS)
         row = await put(queue, "t0")

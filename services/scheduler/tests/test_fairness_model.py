@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from vitascope_scheduler.adapters.redis_queue import CLASS_WEIGHTS, RedisQueue
+from vitascope_scheduler.tasks import TaskRow
 from vitascope_scheduler.testing import task_row
 from vitascope_scheduler.worker import Dispatched, Worker
 
@@ -59,6 +60,8 @@ class ModelTask:
     cost: float
     arrival: int
     weights: tuple[float, float] = (1.0, 1.0)
+    attempt: int = 0
+    is_prepaid: bool = False  # charged in an epoch that is over
 
 
 class Model:
@@ -118,12 +121,29 @@ class Model:
         self.refresh()
         return task
 
-    def settle(self, task: ModelTask, actual: float) -> None:
-        back = task.cost - actual
-        self.levels[task.class_name].nodes[task.tenant].finish -= back / task.weights[0]
-        self.top.nodes[task.class_name].finish -= back / task.weights[1]
+    def _land(self, task: ModelTask, actual: float) -> None:
+        if not task.is_prepaid:
+            back = task.cost - actual
+            self.levels[task.class_name].nodes[task.tenant].finish -= back / task.weights[0]
+            self.top.nodes[task.class_name].finish -= back / task.weights[1]
         self.flying.remove(task)
+
+    def settle(self, task: ModelTask, actual: float) -> None:
+        self._land(task, actual)
         self.refresh()
+
+    def adopt(self, task: ModelTask) -> None:
+        """A heartbeat tells of a task that the queue has forgotten."""
+        task.is_prepaid = True
+        self.flying.append(task)
+        self.refresh()
+
+    def put_back(self, task: ModelTask) -> None:
+        """Nothing of it has survived: nothing is paid, all of it is charged by the next dispatch."""
+        self._land(task, 0.0)
+        task.attempt += 1
+        task.is_prepaid = False
+        self.put(task)
 
     def cancel(self, task: ModelTask) -> None:
         self.waiting.remove(task)
@@ -139,6 +159,8 @@ step = st.one_of(
     st.tuples(st.just("dispatch"), st.integers(1, 3)),
     st.tuples(st.just("settle"), st.integers(0, 7), seconds),
     st.tuples(st.just("cancel"), st.integers(0, 7)),
+    st.tuples(st.just("adopt"), tenants, classes, seconds),
+    st.tuples(st.just("put back"), st.integers(0, 7)),
 )
 steps = st.lists(step, min_size=15, max_size=30)
 in_redis = settings(
@@ -162,12 +184,17 @@ async def test_redis_agrees_with_the_model(
     model = Model(weight_of, cap_of)
     arrivals = itertools.count()
 
-    async def put(tenant: str, class_name: str, cost: float) -> None:
+    def new(tenant: str, class_name: str, cost: float) -> ModelTask:
         number = next(arrivals)
-        model.put(ModelTask(f"t{number}", tenant, class_name, cost, number))
-        row = task_row(f"t{number}", tenant_id=tenant, class_name=class_name, cost_s=cost, created_at_ms=number)
-        row = replace(row, weight=weight_of[tenant], cap=cap_of[tenant])
-        assert await queue.enqueue(row, NOW, "") == "queued"
+        return ModelTask(f"t{number}", tenant, class_name, cost, number)
+
+    def row_of(task: ModelTask, attempt: int) -> TaskRow:
+        row = task_row(task.name, tenant_id=task.tenant, class_name=task.class_name, cost_s=task.cost, attempt=attempt)
+        return replace(row, weight=weight_of[task.tenant], cap=cap_of[task.tenant], created_at_ms=task.arrival)
+
+    async def put(task: ModelTask) -> None:
+        model.put(task)
+        assert await queue.enqueue(row_of(task, 0), NOW, "") == "queued"
 
     async def dispatch() -> ModelTask | None:
         found, expected = await queue.dispatch(POOL, "w", NOW, TTL_MS), model.dispatch()
@@ -175,14 +202,22 @@ async def test_redis_agrees_with_the_model(
         return expected
 
     async def settle(task: ModelTask, actual: float) -> None:
-        assert await queue.settle(POOL, task.name, 1, actual, NOW)
+        assert await queue.settle(POOL, task.name, task.attempt + 1, actual, NOW)
         model.settle(task, actual)
 
     for what, *details in steps:
         if what == "put":
             tenant, class_name, costs = details
             for cost in costs:
-                await put(tenant, class_name, cost)
+                await put(new(tenant, class_name, cost))
+        elif what == "adopt":
+            task = new(*details)
+            assert await queue.lease(row_of(task, 1), "w", NOW, TTL_MS) == "created"
+            model.adopt(task)
+        elif what == "put back" and model.flying:
+            task = model.flying[details[0] % len(model.flying)]
+            assert await queue.enqueue(row_of(task, task.attempt + 1), NOW, "") == "returned"
+            model.put_back(task)
         elif what == "dispatch":
             for _ in range(details[0]):
                 await dispatch()

@@ -1,6 +1,9 @@
 """Relay, reaper and reconciler on a real Redis and a real database, with Redis wiped in the middle."""
 
+import asyncio
 import json
+import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -219,6 +222,29 @@ class TestReaper:
         events = await room.events(ids.job_id_of(first))
         assert events == ["queued", "started", "checkpoint", "queued", "resumed"]
 
+    async def test_nothing_is_reaped_when_sql_was_away_between_two_pools(
+        self, room: Room, first: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await room.worker()
+        await room.tell()
+        for _ in range(11):  # trusted
+            room.clock.now_ms += 1_000
+            await room.reconciler.tick()
+        await room.beat()
+        assert (await room.scheduler.claim(first, "w1")).task
+        room.dispatcher.pools.add("another")
+        expired_leases = room.queue.expired_leases
+
+        async def hang(pool: str, now_ms: int, limit: int) -> list[str]:
+            found = await expired_leases(pool, now_ms, limit)
+            if pool == "another":
+                room.clock.now_ms += TTL_MS + 1
+            return found
+
+        monkeypatch.setattr(room.queue, "expired_leases", hang)
+        await room.reconciler.tick()
+        assert (await room.task(first)).is_leased
+
     async def test_heartbeats_keep_a_lease(self, room: Room, first: str) -> None:
         await room.worker()
         await room.tell()
@@ -332,6 +358,52 @@ class TestWipe:
         await room.reconciler.reconcile()
         await room.reconciler.tick()
         assert await room.inbox() == [first]
+
+
+async def test_a_heartbeat_that_its_report_overtook_charges_nothing(room: Room, first: str) -> None:
+    await room.worker(slots=2)
+    await room.tell()
+    await room.scheduler.claim(first, "w1")
+    other = ids.task_id(await admit(room.database), "generate", 0)  # keeps the pool busy, so that tags stay
+    await room.tell()
+    late = await room.task(first)
+    await room.scheduler.report(Report(first, 1, Outcome.DONE, (artifact("mezzanine"),), used_s=4.0))
+    flow = keys.flows("default", "standard")
+    before = await room.redis.hget(flow, f"F:{TENANT}")
+    assert float(before or 0) == 14.0  # 4 s used and the 10 s that the other is charged
+    assert await room.queue.lease(late, "w1", room.clock(), TTL_MS) == "created"
+    await room.dispatcher.agree(first)
+    assert await room.redis.hget(flow, f"F:{TENANT}") == before
+    assert await room.queue.depth("default") == (0, 1)
+    assert await room.inbox() == [first, other]
+
+
+async def test_a_redis_that_hangs_holds_up_no_call(database: Database) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts, nobody reads
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        redis = redis_clients.connect_async(url)
+        room = Room(database, redis, url)
+        jobs = [await admit(database) for _ in range(4)]
+        claimed, running, done, cancelled = (ids.task_id(job_id, "generate", 0) for job_id in jobs)
+        for task_id in (running, done):
+            assert (await room.manager.claim(task_id, "w1")).task
+        beat = Beat("w1", "gpu-worker", "default", (), (TaskStatus(running, 1, checkpoint=checkpoint(10)),))
+        begun = time.monotonic()
+        claim, answer, ended, state = await asyncio.gather(
+            room.scheduler.claim(claimed, "w1"),
+            room.scheduler.heartbeat(beat),
+            room.scheduler.report(Report(done, 1, Outcome.FAILED)),
+            room.scheduler.cancel(ids.job_id_of(cancelled), TENANT),
+        )
+        with pytest.raises(UnavailableError):
+            await room.worker()
+        assert time.monotonic() - begun < 4.0  # half a caller's patience for each of the two rounds
+        assert claim.task is not None
+        assert answer.actions[0][1] is Action.RUN
+        assert (ended.is_accepted, state) == (True, "cancelled")
+        assert (await room.task(running)).newest_done == 10
+        room.sender.close()
+        await redis.aclose()
 
 
 async def test_what_a_leaving_worker_yields_goes_to_another_at_once(room: Room, first: str) -> None:

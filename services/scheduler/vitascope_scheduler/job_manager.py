@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vitascope_common import ids, tables
 from vitascope_common.database import Database
-from vitascope_common.errors import NotFoundError
+from vitascope_common.errors import DeadlineError, NotFoundError, UnavailableError
 from vitascope_common.events import EventType
 from vitascope_common.executor import Action, Outcome
 from vitascope_common.jobs import (
@@ -33,6 +33,8 @@ from vitascope_scheduler.tasks import TaskRow
 
 MAX_FAILURES = 3  # attempts in a row that ended unasked without a newer checkpoint
 NUM_CHECKPOINTS = 2
+OUTAGES = frozenset({UnavailableError.code, DeadlineError.code})
+MIN_OUTAGE_MS = 10_000
 LOST = "lost"  # outcome in the ledger of an attempt whose lease ran out
 
 log = structlog.get_logger()
@@ -92,7 +94,10 @@ class JobManager:
         self._clock = clock
 
     async def claim(self, task_id: str, worker_id: str) -> Claim:
-        """Begin an attempt: ready -> leased, attempt + 1; the job runs from its first one on."""
+        """Begin an attempt: ready -> leased, attempt + 1; the job runs from its first one on.
+
+        The worker that holds the task already gets the same attempt again: the answer to its claim was lost on the way.
+        """
         now_ms = self._clock()
         async with self._database.transaction() as connection:
             job = await sql.lock_job(connection, ids.job_id_of(task_id))
@@ -108,6 +113,8 @@ class JobManager:
                 claimed_at_ms=now_ms,
                 used_s=0.0,
             )
+            if row is None and seen.is_leased and seen.worker_id == worker_id:
+                return Claim(seen.to_task(), seen)
             if row is None:
                 return Claim(None, seen, seen.state)
             try:
@@ -269,12 +276,20 @@ class JobManager:
     async def _record(
         self, connection: AsyncConnection, row: TaskRow, checkpoint: Checkpoint | None, now_ms: int
     ) -> TaskRow:
-        """Keep a checkpoint that is newer than those recorded; it shows that the task makes progress."""
-        if checkpoint is None or not checkpoint.artifacts or checkpoint.done <= row.newest_done:
+        """Keep a checkpoint that is newer than those recorded, or made again by an attempt that could not read them.
+
+        One that lies beyond every step recorded so far shows that the task makes progress.
+        """
+        if checkpoint is None or not checkpoint.artifacts or checkpoint.done <= 0:
             return row
-        newest = {**checkpoint.to_dict(), "attempt": row.attempt}
-        kept = [newest, *row.checkpoints][:NUM_CHECKPOINTS]
-        recorded = await sql.update_attempt(connection, row.task_id, row.attempt, checkpoints=kept, num_failures=0)
+        is_remade = row.newest_attempt != row.attempt and not row.has_checkpoint(checkpoint)
+        if checkpoint.done <= row.newest_done and not is_remade:
+            return row
+        furthest = max(checkpoint.done, row.furthest_done)
+        newest = {**checkpoint.to_dict(), "attempt": row.attempt, "furthest_done": furthest}
+        kept = [newest, *(one for one in row.checkpoints if one["done"] < checkpoint.done)][:NUM_CHECKPOINTS]
+        changes: dict[str, Any] = {"num_failures": 0} if checkpoint.done > row.furthest_done else {}
+        recorded = await sql.update_attempt(connection, row.task_id, row.attempt, checkpoints=kept, **changes)
         data = {"step": checkpoint.done}
         await sql.change_job(connection, row.job_id, EventType.CHECKPOINT, data, now_ms, row=row)
         return recorded or row
@@ -300,15 +315,21 @@ class JobManager:
         return Ended(True, ready.state, ready)
 
     async def _retry(self, connection: AsyncConnection, row: TaskRow, code: str, message: str) -> Ended:
-        """An attempt ended unasked: once more, unless it was the third in a row without a newer checkpoint."""
+        """An attempt ended unasked: once more, unless it was the third in a row without a newer checkpoint.
+
+        An outage is not the task's fault and does not count. Executors wait 24 to 60 s for what is away before they
+        report, so that this is no hot loop; one that gave up at once (its own disk is full) counts like any failure.
+        """
         num_failures = tables.tasks.c.num_failures
+        attempt_ms = self._clock() - (row.claimed_at_ms or 0)
+        is_outage = code in OUTAGES and attempt_ms >= MIN_OUTAGE_MS
         ended = await self._put_back(
             connection,
             row,
             EventType.QUEUED,
             {"reason": code},
-            num_failures < MAX_FAILURES - 1,
-            num_failures=num_failures + 1,
+            sa.true() if is_outage else num_failures < MAX_FAILURES - 1,
+            num_failures=num_failures + (0 if is_outage else 1),
             error_code=code,
             error_message=message,
         )

@@ -61,10 +61,8 @@ class Reconciler:
 
     async def tick(self) -> None:
         """Reap expired leases, fill free slots, measure the queues."""
-        now_ms = self._clock()
-        if now_ms - self._last_tick_ms > self._timing.lease_ttl_ms / 2 + self._timing.tick_ms:
-            self._distrust("slept")
-        self._last_tick_ms = now_ms
+        self._is_trusted()  # notices how long ago the last tick was
+        self._last_tick_ms = self._clock()
         for pool in sorted(self._dispatcher.pools):
             if self._is_trusted():
                 await self._reap(pool)
@@ -148,6 +146,8 @@ class Reconciler:
                     await self._lose(row)
 
     async def _lose(self, row: TaskRow) -> None:
+        if not self._is_trusted():
+            return
         ended = await self._manager.lose(row, self._clock() - self._timing.lease_ttl_ms)
         if not ended.is_accepted or ended.row is None:
             return  # it was renewed, reported or claimed meanwhile
@@ -159,6 +159,9 @@ class Reconciler:
             await self._queue.stop(other, self._clock())
 
     def _is_trusted(self) -> bool:
+        """Tell whether heartbeats have come through for a lease; asked before each pool, as SQL may hang in between."""
+        if self._clock() - self._last_tick_ms > self._timing.lease_ttl_ms / 2 + self._timing.tick_ms:
+            self._distrust("slept")
         return self._clock() - self._trusted_since_ms >= self._timing.lease_ttl_ms
 
     def _distrust(self, reason: str) -> None:

@@ -4,7 +4,9 @@ SQL decides first and alone; what Redis is told afterwards is a hint, so that a 
 succeeds even when Redis is away.
 """
 
-from collections.abc import Awaitable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -20,6 +22,7 @@ from vitascope_scheduler.relay import Relay
 from vitascope_scheduler.tasks import EXECUTORS_OF_CELERY, TaskRow
 from vitascope_scheduler.worker import SlotsOfWorker, Worker
 
+REDIS_S = 1.0  # what a call waits for Redis in all: its caller gives up after executor.CALL_TIMEOUT_S
 NUM_WORKERS_TIMED = 10_000  # heartbeats remembered for the metric
 
 log = structlog.get_logger()
@@ -82,21 +85,23 @@ class Scheduler:
     async def queue_position(self, job_id: str) -> QueuePosition:
         """Say where a waiting job stands, from Redis alone. Raises UnavailableError."""
         names = {stage.name for kind in KINDS.values() for stage in kind.stages}
-        for pool in sorted(self._dispatcher.pools):
-            for name in sorted(names):
-                place = await self._queue.position(pool, ids.task_id(job_id, name, 0), self._clock())
-                if place is not None:
-                    servers = place.num_in_flight
-                    eta_s = (place.position / servers + 1.5) * place.cost_s if servers else -1.0
-                    return QueuePosition(place.position, eta_s)
+        async with _in_time():
+            for pool in sorted(self._dispatcher.pools):
+                for name in sorted(names):
+                    place = await self._queue.position(pool, ids.task_id(job_id, name, 0), self._clock())
+                    if place is not None:
+                        servers = place.num_in_flight
+                        eta_s = (place.position / servers + 1.5) * place.cost_s if servers else -1.0
+                        return QueuePosition(place.position, eta_s)
         return QueuePosition(-1, -1.0)
 
     async def register(self, worker: Worker) -> None:
         """Enter a worker and give it work. Raises UnavailableError: it asks again."""
         self._dispatcher.pools.add(worker.pool)
-        await self._queue.register(worker, self._clock(), self.timing.lease_ttl_ms)
-        log.info("worker.registered", worker=worker.worker_id, pool=worker.pool, slots=worker.num_slots)
-        await self._dispatcher.fill_worker(worker.pool, worker.worker_id)
+        async with _in_time():
+            await self._queue.register(worker, self._clock(), self.timing.lease_ttl_ms)
+            log.info("worker.registered", worker=worker.worker_id, pool=worker.pool, slots=worker.num_slots)
+            await self._dispatcher.fill_worker(worker.pool, worker.worker_id)
 
     async def claim(self, task_id: str, worker_id: str) -> Claim:
         """Begin an attempt, or say why not."""
@@ -124,7 +129,8 @@ class Scheduler:
             self._relay.wake()
         self._measure(beat.worker_id)
         try:
-            must_register = await self._renew_all(beat, running)
+            async with _in_time():
+                must_register = await self._renew_all(beat, running)
         except UnavailableError as error:
             log.warning("queue.unavailable", error=error.message)
             must_register = False
@@ -144,9 +150,7 @@ class Scheduler:
             state=ended.state,
         )
         if ended.row is not None:
-            if ended.is_accepted or ended.row.state in TERMINAL_TASK:
-                await self._hint(self._agree(ended.row))
-            await self._stop(list(ended.cancelled))
+            await self._hint(self._tell(ended))
         return ended
 
     async def _renew_all(self, beat: Beat, running: list[TaskRow]) -> bool:
@@ -183,19 +187,25 @@ class Scheduler:
         await self._dispatcher.agree_with(row)
         await self._dispatcher.fill(row.pool)
 
+    async def _tell(self, ended: Ended) -> None:
+        if ended.row is not None and (ended.is_accepted or ended.row.state in TERMINAL_TASK):
+            await self._agree(ended.row)
+        await self._stop_each(ended.cancelled)
+
     async def _stop(self, cancelled: list[TaskRow]) -> None:
         self._relay.wake()
+        await self._hint(self._stop_each(cancelled))
+
+    async def _stop_each(self, cancelled: Sequence[TaskRow]) -> None:
         for row in cancelled:
             log.info("task.cancelled", job=row.job_id, task=row.task_id, attempt=row.attempt)
-            await self._hint(self._stop_one(row))
-
-    async def _stop_one(self, row: TaskRow) -> None:
-        await self._queue.stop(row, self._clock())
+            await self._queue.stop(row, self._clock())
 
     async def _hint(self, hint: Awaitable[None]) -> None:
-        """Tell Redis what SQL has decided; reaper and reconciler do it when this cannot."""
+        """Tell Redis what SQL has decided; reaper and reconciler do it when this cannot, or not soon enough."""
         try:
-            await hint
+            async with _in_time():
+                await hint
         except UnavailableError as error:
             log.warning("queue.unavailable", error=error.message)
 
@@ -207,3 +217,13 @@ class Scheduler:
         self._last_beat_ms[worker_id] = now_ms
         if len(self._last_beat_ms) > NUM_WORKERS_TIMED:
             del self._last_beat_ms[next(iter(self._last_beat_ms))]
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    """End a block that Redis holds up. Raises UnavailableError; scripts are atomic and may be repeated."""
+    try:
+        async with asyncio.timeout(REDIS_S):
+            yield
+    except TimeoutError as error:
+        raise UnavailableError("Redis does not answer in time, try again shortly") from error

@@ -37,6 +37,7 @@ class TaskRow:
     used_s: float
     group_size: int
     yieldable: bool
+    affinity: Mapping[str, Any]
     worker_id: str | None
     epoch: str | None
     enqueued_at_ms: int | None
@@ -77,6 +78,20 @@ class TaskRow:
         return int(self.checkpoints[0]["done"]) if self.checkpoints else 0
 
     @property
+    def newest_attempt(self) -> int:
+        """Attempt that made the newest recorded checkpoint; 0 without one."""
+        return int(self.checkpoints[0].get("attempt", 0)) if self.checkpoints else 0
+
+    @property
+    def furthest_done(self) -> int:
+        """Most units that any checkpoint of this task ever held, those that were replaced included."""
+        return max((int(one.get("furthest_done", one["done"])) for one in self.checkpoints), default=0)
+
+    def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
+        """Tell whether these very files are recorded."""
+        return any(Checkpoint.from_dict(one) == checkpoint for one in self.checkpoints)
+
+    @property
     def cost_left_s(self) -> float:
         """Estimated cost of what the newest checkpoint does not hold."""
         if not self.checkpoints:
@@ -107,4 +122,6 @@ class TaskRow:
             yieldable=self.yieldable,
             traceparent=self.traceparent,
             created_at_ms=self.created_at_ms,
+            affinity={key: one if isinstance(one, str) else ",".join(one) for key, one in self.affinity.items()},
+            group_size=self.group_size,
         )

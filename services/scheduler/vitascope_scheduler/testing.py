@@ -133,6 +133,7 @@ def task_row(task_id: str, **changes: Any) -> TaskRow:
         "used_s": 0.0,
         "group_size": 1,
         "yieldable": True,
+        "affinity": {},
         "traceparent": "",
         "created_at_ms": 1_700_000_000_000,
     }

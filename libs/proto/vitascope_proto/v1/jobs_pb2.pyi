@@ -93,7 +93,14 @@ class FinishParams(_message.Message):
     def __init__(self, model: _Optional[str] = ..., prompt_sha256: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., num_frames: _Optional[int] = ..., fps: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("task_id", "job_id", "tenant_id", "kind", "stage", "shard", "executor", "pool", "attempt", "inputs", "checkpoint", "older_checkpoints", "yieldable", "traceparent", "created_at_ms", "generate", "finish")
+    __slots__ = ("task_id", "job_id", "tenant_id", "kind", "stage", "shard", "executor", "pool", "attempt", "inputs", "checkpoint", "older_checkpoints", "yieldable", "traceparent", "created_at_ms", "affinity", "group_size", "generate", "finish")
+    class AffinityEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +116,8 @@ class Task(_message.Message):
     YIELDABLE_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    AFFINITY_FIELD_NUMBER: _ClassVar[int]
+    GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
     GENERATE_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
     task_id: str
@@ -126,6 +135,8 @@ class Task(_message.Message):
     yieldable: bool
     traceparent: str
     created_at_ms: int
+    affinity: _containers.ScalarMap[str, str]
+    group_size: int
     generate: GenerateParams
     finish: FinishParams
-    def __init__(self, task_id: _Optional[str] = ..., job_id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., kind: _Optional[str] = ..., stage: _Optional[str] = ..., shard: _Optional[int] = ..., executor: _Optional[str] = ..., pool: _Optional[str] = ..., attempt: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ..., older_checkpoints: _Optional[_Iterable[_Union[Checkpoint, _Mapping]]] = ..., yieldable: _Optional[bool] = ..., traceparent: _Optional[str] = ..., created_at_ms: _Optional[int] = ..., generate: _Optional[_Union[GenerateParams, _Mapping]] = ..., finish: _Optional[_Union[FinishParams, _Mapping]] = ...) -> None: ...
+    def __init__(self, task_id: _Optional[str] = ..., job_id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., kind: _Optional[str] = ..., stage: _Optional[str] = ..., shard: _Optional[int] = ..., executor: _Optional[str] = ..., pool: _Optional[str] = ..., attempt: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ..., older_checkpoints: _Optional[_Iterable[_Union[Checkpoint, _Mapping]]] = ..., yieldable: _Optional[bool] = ..., traceparent: _Optional[str] = ..., created_at_ms: _Optional[int] = ..., affinity: _Optional[_Mapping[str, str]] = ..., group_size: _Optional[int] = ..., generate: _Optional[_Union[GenerateParams, _Mapping]] = ..., finish: _Optional[_Union[FinishParams, _Mapping]] = ...) -> None: ...

@@ -116,6 +116,7 @@ class SchedulerServiceServicer:
 
     def Claim(self, request, context):
         """ready -> leased, attempt + 1: the one place where an attempt begins. Refusal is an answer.
+        Repeat it when the answer is lost: the worker that holds the task gets the same attempt again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

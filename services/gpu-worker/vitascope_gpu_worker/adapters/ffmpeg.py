@@ -1,8 +1,12 @@
 """The mezzanine: raw RGB frames through a pipe into ffmpeg, FFV1 in Matroska, lossless."""
 
 import contextlib
+import os
+import select
 import subprocess
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +18,11 @@ from vitascope_common.errors import ConfigurationError
 from vitascope_gpu_worker.errors import EncoderError, InvalidFramesError
 
 MEDIA_TYPE = "video/x-matroska"
-END_TIMEOUT_S = 120.0
+STALL_S = 30.0
+"""How long ffmpeg may take nothing, or not end, before it counts as hung."""
+POLL_S = 0.05
+KILL_S = 5.0
+"""How long a killed ffmpeg is waited for; one that hangs in the kernel outlives even that."""
 
 
 def find_ffmpeg() -> str:
@@ -29,8 +37,10 @@ class Mezzanine:
     """A lossless video file under construction; holds one frame at a time. Leaving the block early kills ffmpeg.
 
     with Mezzanine(path, 64, 64, 8, ffmpeg) as mezzanine:
-        mezzanine.write(frames_THWC)
-        mezzanine.finish(num_frames)
+        mezzanine.write(frames_THWC, check)
+        mezzanine.finish(num_frames, check)
+
+    `check` is called while ffmpeg is waited for; it may raise to end the waiting.
     """
 
     def __init__(self, path: Path, width_px: int, height_px: int, fps: int, ffmpeg: str) -> None:
@@ -55,11 +65,12 @@ class Mezzanine:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 — closed in __exit__
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors
+                command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors
             )
         except OSError as error:
             self._errors.close()
             raise EncoderError(f"ffmpeg could not be started: {error.strerror}.") from error
+        os.set_blocking(self._stdin, False)  # a pipe that nobody empties must not hold this thread
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -69,41 +80,68 @@ class Mezzanine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End ffmpeg, if `finish` has not."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
+        self._kill()
         self._close_stdin()
         self._errors.close()
 
-    def write(self, frames_THWC: Tensor) -> None:
+    def write(self, frames_THWC: Tensor, check: Callable[[], None]) -> None:
         """Append frames, uint8. Raises: InvalidFramesError, EncoderError."""
         if tuple(frames_THWC.shape[1:]) != self._shape:
             raise InvalidFramesError(
                 f"The decoder gave frames of {list(frames_THWC.shape[1:])}, not {list(self._shape)}."
             )
         for frame_HWC in frames_THWC.contiguous().numpy():
-            try:
-                self._process.stdin.write(frame_HWC.data)  # type: ignore[union-attr]
-            except OSError as error:
-                raise self._failed() from error
+            self._send(memoryview(frame_HWC).cast("B"), check)
             self._num_frames += 1
 
-    def finish(self, num_frames: int) -> None:
+    def finish(self, num_frames: int, check: Callable[[], None]) -> None:
         """Complete the file. Raises: InvalidFramesError: not `num_frames` were written; EncoderError."""
         if self._num_frames != num_frames:
             raise InvalidFramesError(f"The decoder gave {self._num_frames} frames, not {num_frames}.")
         self._close_stdin()
-        try:
-            status = self._process.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired as error:
-            raise EncoderError(f"ffmpeg did not end within {END_TIMEOUT_S:.0f} s.") from error
-        if status != 0:
+        deadline_s = time.monotonic() + STALL_S
+        while self._process.poll() is None:
+            self._wait_on(deadline_s, check)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(POLL_S)
+        if self._process.returncode != 0:
             raise self._failed()
 
-    def _failed(self) -> EncoderError:
+    @property
+    def _stdin(self) -> int:
+        return self._process.stdin.fileno()  # type: ignore[union-attr]
+
+    def _send(self, data: memoryview, check: Callable[[], None]) -> None:
+        poll, deadline_s = select.poll(), time.monotonic() + STALL_S
+        poll.register(self._stdin, select.POLLOUT)
+        while data:
+            if not poll.poll(POLL_S * 1000):
+                self._wait_on(deadline_s, check)
+                continue
+            try:
+                data = data[os.write(self._stdin, data) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._failed() from error
+            deadline_s = time.monotonic() + STALL_S
+
+    def _wait_on(self, deadline_s: float, check: Callable[[], None]) -> None:
+        check()
+        if time.monotonic() >= deadline_s:
+            self._kill()
+            raise EncoderError(f"ffmpeg hung: it did nothing for {STALL_S:.0f} s.")
+
+    def _kill(self) -> int | None:
+        """Return ffmpeg's status; it is killed if it still runs."""
         if self._process.poll() is None:
             self._process.kill()
-        status = self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(KILL_S)
+        return self._process.returncode
+
+    def _failed(self) -> EncoderError:
+        status = self._kill()
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return EncoderError(f"ffmpeg ended with status {status}: {lines[-1][:200] if lines else 'no message'}")

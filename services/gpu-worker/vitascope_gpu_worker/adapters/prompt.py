@@ -4,7 +4,7 @@ from typing import Any
 
 import grpc
 
-from vitascope_common import telemetry
+from vitascope_common import rpc, telemetry
 from vitascope_common.grpc_errors import from_rpc_error
 from vitascope_common.jobs import Artifact
 from vitascope_gpu_worker import wire
@@ -17,7 +17,7 @@ class PromptClient:
     """Asks `prompt.Encode`."""
 
     def __init__(self, address: str) -> None:
-        self._channel = grpc.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 1000)])
+        self._channel = grpc.insecure_channel(address, options=rpc.CHANNEL_OPTIONS)
         self._stub: Any = prompt_pb2_grpc.PromptServiceStub(
             grpc.intercept_channel(self._channel, *telemetry.sync_client_interceptors())
         )

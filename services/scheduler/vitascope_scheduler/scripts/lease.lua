@@ -1,5 +1,6 @@
 -- Agree that `worker` holds a task in its attempt number `attempt`: renew the lease, or make it again after a loss.
--- A task that still waits here is charged and leaves the line. One that nobody knew was charged in an earlier epoch.
+-- A task that still waits here is charged and leaves the line. One that nobody knew is prepaid: an earlier epoch has
+-- charged it, or it is settled already and a late heartbeat makes it again; neither may move the tags of this epoch.
 -- ARGV: 3 task, 4 attempt, 5 worker, 6 lease_ttl_ms, 7 tenant, 8 class, 9 weight, 10 cap, 11 cost, 12 accepted_at_ms.
 -- Returns "renewed", "taken", "created", or "stale": a later attempt is known here.
 local task, attempt, worker, ttl_ms = ARGV[3], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
@@ -10,7 +11,7 @@ if not t then
   local class, tenant = class_of[ARGV[8]], ARGV[7]
   set_flow(class, tenant, ARGV[9], ARGV[10])
   redis.call('HSET', KEYS[6] .. task, 'tenant', tenant, 'class', class.name, 'arrival', arrival_of(ARGV[12]),
-    'cost', ARGV[11], 'charged', ARGV[11], 'weight', ARGV[9], 'class_weight', exact(class.weight))
+    'cost', ARGV[11], 'prepaid', '1')
   count(class, tenant, 0, 1)
   t, answer = {tenant = tenant}, 'created'
 elseif t.state == 'waiting' then

@@ -101,12 +101,12 @@ end
 -- What Redis knows of a task, or nil.
 local function read(task)
   local t = redis.call('HMGET', KEYS[6] .. task, 'tenant', 'class', 'state', 'attempt', 'arrival', 'charged', 'weight',
-    'class_weight', 'worker')
+    'class_weight', 'worker', 'prepaid')
   if not t[1] then return nil end
   return {
     id = task, tenant = t[1], class = class_of[t[2]], state = t[3], attempt = tonumber(t[4]), arrival = t[5],
     charged = tonumber(t[6] or '0'), weight = tonumber(t[7] or '1'), class_weight = tonumber(t[8] or '1'),
-    worker = t[9]
+    worker = t[9], is_prepaid = t[10] == '1'
   }
 end
 
@@ -151,9 +151,9 @@ local function leave_line(t)
   count(t.class, t.tenant, -1, 0)
 end
 
--- End the flight of a task: the flow has paid all of it but `left`, the slot is free.
+-- End the flight of a task: the flow has paid all of it but `left`, the slot is free. What is prepaid moves no tag.
 local function land(t, left)
-  refund(t, left)
+  if not t.is_prepaid then refund(t, left) end
   redis.call('ZREM', LEASES, t.id)
   take_slot_back(t)
   count(t.class, t.tenant, 0, -1)
