@@ -245,7 +245,10 @@ def test_the_wait_ends_with_a_stop_or_a_yield(rig, wait_until, action):
     rig.prompts.is_away = True
     running = Background(worker, task)
     wait_until(lambda: rig.prompts.num_calls, "a call")
-    running.held.action = action
+    rig.scheduler.actions[task.task_id] = {
+        Action.STOP: scheduler_pb2.ACTION_STOP,
+        Action.YIELD: scheduler_pb2.ACTION_YIELD,
+    }[action]
     running.join()
     outcome = scheduler_pb2.OUTCOME_CANCELLED if action is Action.STOP else scheduler_pb2.OUTCOME_YIELDED
     assert rig.scheduler.report_of(task.task_id, 1).outcome == outcome

@@ -65,9 +65,11 @@ async def serve(settings: SchedulerSettings, watched: telemetry.Telemetry) -> No
     log.info("scheduler.draining")
     watched.mark_ready(False)
     await server.drain(DRAIN_S)
-    for task in duties:
-        task.cancel()
-    await asyncio.gather(*duties, return_exceptions=True)
+    left = set(duties)
+    while left:  # again, as a library may lose a cancel
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=0.5)
     await redis.aclose()
     await database.close()
     with suppress(Exception):  # a broker that is away must not hold up the end

@@ -74,7 +74,8 @@ class Relay:
                 num_failures += 1
                 wake.clear()  # nothing gained by asking sooner
             with suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), wait_s)
+                async with asyncio.timeout(wait_s):  # wait_for loses a cancel that comes together with the wake
+                    await wake.wait()
             wake.clear()
 
     async def tell(self, topic: str) -> bool:
