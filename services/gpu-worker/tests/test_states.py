@@ -52,7 +52,7 @@ def test_the_seeds_machine_is_whole():
     assert set(TRANSITIONS) == set(WorkerState)
 
 
-@pytest.mark.parametrize("state", set(WorkerState) - {WorkerState.AUDIO_SYNC, WorkerState.SAFETY_CHECK})
+@pytest.mark.parametrize("state", sorted(set(WorkerState) - {WorkerState.AUDIO_SYNC, WorkerState.SAFETY_CHECK}))
 def test_whatever_happens_the_worker_becomes_idle(state):
     machine = machine_in(state)
     machine.end()
