@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 from typer.testing import CliRunner
 
-from vitascope_cli.__main__ import app, main
+from vitascope_cli.__main__ import _short, app, main
 from vitascope_cli.data_dir import DataDir
 from vitascope_cli.doctor import Verdict, check_disk, check_models, check_port, check_program, check_python, check_stack
 from vitascope_cli.stack import default_models_dir
@@ -310,3 +310,13 @@ def test_doctor_prints_every_finding(run: Run, tmp_path: Path) -> None:
     done = run("doctor", "--data-dir", str(tmp_path / "d"))
     names = [line.split()[1] for line in done.stdout.splitlines() if line.split()[0] in list(Verdict)]
     assert names == ["python", "services", "torch", "ffmpeg", "redis", "cores", "disk", "port", "models", "stack"]
+
+
+def test_a_folder_as_output_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(app, ["generate", "a red ball", "-o", str(tmp_path)])
+    assert shown.exit_code == 2
+    assert "directory" in shown.output
+
+
+def test_a_prompt_cannot_speak_to_the_terminal() -> None:
+    assert _short("a\x1b[31m red\x07 ball\u202e") == "a [31m red ball"

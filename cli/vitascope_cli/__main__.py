@@ -61,8 +61,10 @@ ModelsDirOption = Annotated[
         rich_help_panel=THIS_STACK,
     ),
 ]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to save the video.")]
-ThumbnailOption = Annotated[Path | None, typer.Option("--thumbnail", help="Save the thumbnail (WebP) here as well.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="Where to save the video.")]
+ThumbnailOption = Annotated[
+    Path | None, typer.Option("--thumbnail", dir_okay=False, help="Save the thumbnail (WebP) here as well.")
+]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as `vitascope jobs` shows it.")]
 
 
@@ -315,7 +317,8 @@ def _status(video: Video) -> str:
 
 
 def _short(text: str, num_chars: int = 50) -> str:
-    one_line = " ".join(text.split())
+    shown = "".join(char if char.isprintable() else " " for char in text)  # a prompt may hold escape sequences
+    one_line = " ".join(shown.split())
     return one_line if len(one_line) <= num_chars else f"{one_line[: num_chars - 1]}…"
 
 

@@ -505,3 +505,13 @@ def test_a_video_that_is_not_there_says_why() -> None:
     with pytest.raises(NotFoundError) as early:
         one.videos.download(ID)
     assert early.value.code == "video_not_ready"
+
+
+@pytest.mark.parametrize("value", [{"prompt": "\udcff"}, {"prompt": "x", "guidance_scale": float("nan")}])
+def test_what_json_cannot_say_is_one_clear_error(value: dict[str, Any]) -> None:
+    transport = httpx.MockTransport(lambda request: httpx.Response(202, json=VIDEO))
+    with (
+        Vitascope(base_url="http://127.0.0.1:1", api_key="k", transport=transport) as client,
+        pytest.raises(VitascopeError, match="cannot be sent"),
+    ):
+        client.videos.create(**value)

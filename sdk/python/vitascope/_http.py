@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from vitascope._errors import APIConnectionError, APIError, APITimeoutError, status_error
+from vitascope._errors import APIConnectionError, APIError, APITimeoutError, VitascopeError, status_error
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_BACKOFF_S = 8.0
@@ -68,6 +68,8 @@ class Http:
                 may_be_done = may_be_done or was_sent
                 pause(attempt)
                 continue
+            except ValueError as error:  # NaN, infinity, lone surrogates: JSON has no form for them
+                raise VitascopeError(f"A value of the request cannot be sent: {error}") from error
             if answer.status_code in RETRIED_STATUS and is_idempotent and not is_last and _may_retry(answer):
                 may_be_done = True
                 pause(attempt, answer.headers.get("retry-after"))
