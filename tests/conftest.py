@@ -24,7 +24,7 @@ from vitascope_common.settings import SERVICES
 
 T = TypeVar("T")
 PROMPT = "a red circle moving right on a black background"
-__all__ = ["PROMPT", "SERVICES", "Collector", "Stack", "is_alive", "wait_for"]
+__all__ = ["PROMPT", "SERVICES", "Collector", "Stack", "wait_for"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,15 +44,6 @@ def wait_for(what: str, condition: Callable[[], T | None], timeout_s: float = 60
             return answer
         time.sleep(0.02)
     pytest.fail(f"waited {timeout_s:.0f} s for {what}")
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 class Collector:

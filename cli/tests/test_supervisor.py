@@ -17,6 +17,7 @@ import pytest
 from vitascope_cli import logs, ports
 from vitascope_cli.stack import service_probe
 from vitascope_cli.supervisor import ChildSpec, StartError, Supervisor
+from vitascope_common.testing import is_alive
 
 CHILD = Path(__file__).with_name("child.py")
 
@@ -34,14 +35,6 @@ async def wait_for(what: str, condition: Callable[[], object], timeout_s: float 
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
         await asyncio.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def command_lines() -> list[bytes]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from vitascope_common.settings import SERVICES
+from vitascope_common.testing import is_alive
 
 Process = subprocess.Popen
 
@@ -43,14 +44,6 @@ def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 10.0
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
         time.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_one_line_one_file_and_an_orderly_end(tmp_path: Path) -> None:

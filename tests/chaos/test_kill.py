@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 import vitascope
-from tests.conftest import PROMPT, SERVICES, Stack, is_alive, wait_for
+from tests.conftest import PROMPT, SERVICES, Stack, wait_for
 from vitascope_common import keys
 from vitascope_common.redis_clients import connect
+from vitascope_common.testing import is_alive
 
 STEPS = 120
 SEED = 7

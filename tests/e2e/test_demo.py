@@ -12,7 +12,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.conftest import SERVICES, is_alive, wait_for
+from tests.conftest import SERVICES, wait_for
+from vitascope_common.testing import is_alive
 
 PATIENCE_S = 100.0
 DEAD_PROXY = "http://127.0.0.1:9"

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from vitascope_models.dit import DiT
 from vitascope_models.text import TextEncoder
-from vitascope_models.vae import VAE
+from vitascope_models.vae import VAE, from_uint8
 from vitascope_trainer.export import ARCHITECTURE
 from vitascope_trainer.optimiser import Optimiser, Rates
 from vitascope_trainer.states import read_state, write_state
@@ -99,7 +99,7 @@ def encoded(vae: VAE, scenes: list[Scene], num_frames: int, rng: random.Random) 
     frames = torch.stack([torch.from_numpy(frames) for frames, _ in clips])
     masks = torch.stack([torch.from_numpy(mask) for _, mask in clips]).float() / 255.0
     with torch.no_grad():
-        video = (frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0).bfloat16()
+        video = from_uint8(frames).bfloat16()
         latents = vae.encode(video)
     shown = functional.max_pool2d(masks, 8)  # B T h w
     first, rest = shown[:, :1], shown[:, 1:].unflatten(1, (-1, 4)).amax(dim=2)

@@ -17,7 +17,7 @@ import typer
 from torch import Tensor
 from torch.nn import functional
 
-from vitascope_models.vae import VAE
+from vitascope_models.vae import VAE, from_uint8
 from vitascope_trainer.optimiser import Optimiser, Rates
 from vitascope_trainer.states import read_state, write_state
 from vitascope_trainer.world import random_scene, render
@@ -85,7 +85,7 @@ def train_vae(out: Path, minutes: float, rank: int) -> None:
         batch, shown = frames[chosen], mask[chosen]
         if not is_whole:
             batch, shown = _crops(batch, shown, rng)
-        video = batch.permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
+        video = from_uint8(batch)
         weights = loss_weights(shown.float() / 255.0)[:, None]
         mean, log_var = vae.moments(video.bfloat16())
         mean32, log_var32 = mean.float(), log_var.float()
@@ -122,7 +122,7 @@ def measured(vae: VAE, rng: random.Random) -> VAE:
     means, squares = [], []
     for _ in range(_CLIPS_MEASURED // 8):
         pairs = [clip(rng) for _ in range(8)]
-        video = torch.stack([pair[0] for pair in pairs]).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
+        video = from_uint8(torch.stack([pair[0] for pair in pairs]))
         mean, _ = vae.moments(video)
         means.append(mean.transpose(0, 1).flatten(1))
         squares.append((vae.reconstruct(mean).clamp(-1, 1) - video).square().mean(dim=(1, 2, 3, 4)))

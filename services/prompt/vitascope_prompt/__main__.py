@@ -7,8 +7,8 @@ import sys
 
 import structlog
 
-from vitascope_common import telemetry
-from vitascope_common.errors import ConfigurationError, UnavailableError
+from vitascope_common import serving, telemetry
+from vitascope_common.errors import UnavailableError
 from vitascope_common.objectstore import open_store
 from vitascope_common.registry import Registry
 from vitascope_prompt.adapters.conditioning import StoredConditioning
@@ -55,21 +55,8 @@ async def _is_usable(policies: PolicyFile) -> bool:
 
 
 def main() -> int:
-    """Start from the environment; 2 when the configuration is wrong."""
-    try:
-        settings = PromptSettings.load()
-        started = telemetry.start("prompt", settings)
-        try:
-            asyncio.run(serve(settings, started))
-        finally:
-            started.shutdown()
-    except ConfigurationError as error:
-        sys.stderr.write(f"{error.message}\n")
-        return 2
-    except UnavailableError as error:
-        sys.stderr.write(f"prompt cannot start: {error.message}\n")
-        return 1
-    return 0
+    """Serve; return the exit status."""
+    return serving.run(PromptSettings, serve)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from contextlib import suppress
 
 import structlog
 
-from vitascope_common import rpc, telemetry
+from vitascope_common import rpc, serving, telemetry
 from vitascope_common.database import Database
-from vitascope_common.errors import ConfigurationError, UnavailableError
+from vitascope_common.errors import UnavailableError
 from vitascope_common.redis_clients import connect_async
 from vitascope_scheduler.adapters.celery_sender import CelerySender
 from vitascope_scheduler.adapters.redis_queue import RedisQueue
@@ -77,18 +77,8 @@ async def serve(settings: SchedulerSettings, watched: telemetry.Telemetry) -> No
 
 
 def main() -> int:
-    """Read the settings, start telemetry, serve."""
-    try:
-        settings = SchedulerSettings.load()
-        watched = telemetry.start(SchedulerSettings.service, settings)
-        try:
-            asyncio.run(serve(settings, watched))
-        finally:
-            watched.shutdown()
-    except ConfigurationError as error:
-        sys.stderr.write(f"{error.message}\n")
-        return 2
-    return 0
+    """Serve; return the exit status."""
+    return serving.run(SchedulerSettings, serve)
 
 
 if __name__ == "__main__":

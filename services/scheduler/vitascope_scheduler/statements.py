@@ -132,17 +132,17 @@ async def change_job(
     payload = {"type": event.value, "data": dict(data), "version": job.version, "closes": closes}
     if row is not None:
         payload |= {"task": row.task_id, "attempt": row.attempt}
-    await _put(connection, "event", job_id, job.tenant_id, job.traceparent, payload, now_ms)
+    await put_outbox(connection, "event", job_id, job.tenant_id, job.traceparent, payload, now_ms)
     return True
 
 
 async def announce_ready(connection: AsyncConnection, row: TaskRow, now_ms: int) -> None:
     """Have the relay hand a task to its executor."""
     payload = {"task_id": row.task_id}
-    await _put(connection, "ready", row.job_id, row.tenant_id, row.traceparent, payload, now_ms)
+    await put_outbox(connection, "ready", row.job_id, row.tenant_id, row.traceparent, payload, now_ms)
 
 
-async def _put(
+async def put_outbox(
     connection: AsyncConnection,
     topic: str,
     job_id: str,
@@ -151,6 +151,7 @@ async def _put(
     payload: Mapping[str, Any],
     now_ms: int,
 ) -> None:
+    """Have the relay tell something, once this transaction is committed."""
     await connection.execute(
         sa.insert(tables.outbox).values(
             tenant_id=tenant_id,

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from vitascope_common import ids, tables
 from vitascope_common.database import Database
 from vitascope_common.jobs import GENERATE, Artifact, Checkpoint, FinishParams, GenerateParams, TaskState
+from vitascope_scheduler.statements import put_outbox
 from vitascope_scheduler.tasks import TaskRow
 
 TENANT = "tenant-a"
@@ -89,21 +90,12 @@ async def admit(
                 )
             )
         first = GENERATE.stages[0].name
-        payloads = {
+        payloads: dict[str, dict[str, Any]] = {
             "event": {"type": "queued", "data": {}, "version": 1},
             "ready": {"task_id": ids.task_id(job_id, first, 0)},
         }
         for topic, payload in payloads.items():
-            await connection.execute(
-                sa.insert(tables.outbox).values(
-                    tenant_id=tenant_id,
-                    job_id=job_id,
-                    topic=topic,
-                    payload=payload,
-                    traceparent=traceparent,
-                    created_at_ms=now_ms,
-                )
-            )
+            await put_outbox(connection, topic, job_id, tenant_id, traceparent, payload, now_ms)
     return job_id
 
 

@@ -1,0 +1,45 @@
+"""How an asyncio service starts and ends: settings, telemetry, serve until told to stop, exit status."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from vitascope_common import telemetry
+from vitascope_common.errors import ConfigurationError, UnavailableError
+from vitascope_common.settings import ServiceSettings
+
+BACKLOG = 2048
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def run(settings_class: type[S], serve: Callable[[S, telemetry.Telemetry], Coroutine[Any, Any, None]]) -> int:
+    """Serve until `serve` returns; return the exit status.
+
+    0 after a drain, 1 when something that is needed at the start is away, 2 when the configuration cannot be used.
+    """
+    try:
+        settings = settings_class.load()
+        watched = telemetry.start(settings.service, settings)
+        try:
+            asyncio.run(serve(settings, watched))
+        finally:
+            watched.shutdown()
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return 2
+    except UnavailableError as error:
+        sys.stderr.write(f"{settings_class.service} cannot start: {error.message}\n")
+        return 1
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open a TCP port for HTTP; 0 takes any free one. Raises ConfigurationError: it cannot be had."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
