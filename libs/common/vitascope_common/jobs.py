@@ -48,6 +48,9 @@ TASK_TRANSITIONS: Mapping[TaskState, frozenset[TaskState]] = {
     TaskState.CANCELLED: frozenset(),
 }
 
+MAX_SHARDS = 256
+MAX_READY_SHARDS = 4  # of one job at once: what waits in queues stays short, however many shards there are
+
 TERMINAL_JOB = frozenset(state for state, after in JOB_TRANSITIONS.items() if not after)
 TERMINAL_TASK = frozenset(state for state, after in TASK_TRANSITIONS.items() if not after)
 ACTIVE_JOB = frozenset(JobState) - TERMINAL_JOB
@@ -136,9 +139,27 @@ class FinishParams:
     fps: int
 
 
-Params = GenerateParams | FinishParams
+@dataclass(frozen=True)
+class JsonParams:
+    """Parameters of a stage that has no message of its own: a JSON object that only its executor understands."""
+
+    values: Mapping[str, Any]
+
+
+Params = GenerateParams | FinishParams | JsonParams
 
 PARAMS: Mapping[str, type[GenerateParams] | type[FinishParams]] = {"generate": GenerateParams, "finish": FinishParams}
+"""The stages of the kind "generate"; those of other kinds carry JsonParams."""
+
+
+def params_to_dict(params: Params) -> dict[str, Any]:
+    """Return the JSON form that a task row keeps."""
+    return dict(params.values) if isinstance(params, JsonParams) else asdict(params)
+
+
+def params_from_dict(kind: str, stage: str, data: Mapping[str, Any]) -> Params:
+    """Rebuild the parameters of a stage. Raises TypeError or KeyError for those of another build."""
+    return PARAMS[stage](**data) if kind == "generate" else JsonParams(dict(data))
 
 
 @dataclass(frozen=True)
@@ -174,7 +195,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a kind. `pool` None means the pool of the model card; `needs` names the stage before it, or None."""
+    """One step of a kind, cut into shards when it is admitted.
+
+    `pool` None means the pool of the model card; `needs` names the stage before it, or None. A shard needs all shards
+    of that stage, or with `needs_same_shard` only its own number. With `publishes` its outputs name the manifest.
+    """
 
     name: str
     executor: str
@@ -182,25 +207,60 @@ class Stage:
     needs: str | None
     yieldable: bool
     unit: str
+    num_shards: int = 1
+    needs_same_shard: bool = False
+    publishes: bool = False
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of job is data: the stages it passes, in order."""
+    """A kind of job is data: the stages it passes, in order.
+
+    Raises ValueError for one that could never end: a stage needs one that comes before it, and at most MAX_SHARDS
+    shards; only shards of the same number of siblings can need each other one by one.
+    """
 
     name: str
     stages: tuple[Stage, ...]
 
+    def __post_init__(self) -> None:
+        before: dict[str, Stage] = {}
+        for stage in self.stages:
+            needed = before.get(stage.needs) if stage.needs is not None else None
+            if stage.name in before or (stage.needs is not None and needed is None):
+                raise ValueError(f"stage {stage.name!r} of kind {self.name!r} is no step after those before it")
+            if not 1 <= stage.num_shards <= MAX_SHARDS:
+                raise ValueError(f"stage {stage.name!r} has {stage.num_shards} shards, allowed are 1 to {MAX_SHARDS}")
+            if stage.needs_same_shard and (needed is None or needed.num_shards != stage.num_shards):
+                raise ValueError(f"stage {stage.name!r} needs the same shard of a stage with other shards")
+            before[stage.name] = stage
+        if not self.stages:
+            raise ValueError(f"kind {self.name!r} has no stage")
+
     def after(self, stage: str) -> Stage | None:
         """Return the stage that needs `stage`, or None for the last one."""
         return next((candidate for candidate in self.stages if candidate.needs == stage), None)
+
+    def num_needed(self, stage: Stage) -> int:
+        """Return how many tasks must be done before a shard of this stage may be ready."""
+        if stage.needs is None:
+            return 0
+        return 1 if stage.needs_same_shard else next(one.num_shards for one in self.stages if one.name == stage.needs)
 
 
 GENERATE = Kind(
     "generate",
     (
         Stage("generate", executor="gpu-worker", pool=None, needs=None, yieldable=True, unit="step"),
-        Stage("finish", executor="postproc", pool="postproc", needs="generate", yieldable=False, unit="frame"),
+        Stage(
+            "finish",
+            executor="postproc",
+            pool="postproc",
+            needs="generate",
+            yieldable=False,
+            unit="frame",
+            publishes=True,
+        ),
     ),
 )
 

@@ -36,6 +36,8 @@ tenants = sa.Table(
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("weight", sa.Float, nullable=False, server_default=sa.text("1")),  # share in WFQ, > 0
     _count("max_in_flight", 0),  # tasks of one pool at once; 0 = no cap
+    # WFQ classes it is entitled to, separated by commas; the first one is what a request gets that names none
+    sa.Column("classes", sa.Text, nullable=False, server_default="standard,batch"),
     sa.Column("created_at_ms", sa.BigInteger, nullable=False),
 )
 
@@ -46,6 +48,7 @@ api_keys = sa.Table(
     sa.Column("key_sha256", sa.Text, primary_key=True),
     sa.Column("tenant_id", sa.Text, sa.ForeignKey("tenants.tenant_id"), nullable=False),
     sa.Column("name", sa.Text, nullable=False),
+    _text("scopes"),  # beyond the tenant's own videos, separated by spaces: "admin"
     sa.Column("created_at_ms", sa.BigInteger, nullable=False),
     _count("revoked_at_ms", None),
 )
@@ -73,7 +76,10 @@ jobs = sa.Table(
     sa.Column("created_at_ms", sa.BigInteger, nullable=False),
     _count("started_at_ms", None),
     _count("finished_at_ms", None),
+    _count("deadline_at_ms", None),  # when it fails with the code "expired" unless it is over
+    _text("retry_of", default=None),  # the job whose request this one repeats
     _count("expires_at_ms", None),  # when its files may be swept
+    _count("swept_at_ms", None),  # when its work files were removed
     _count("deleted_at_ms", None),  # hidden from its tenant since
     _text("error_code", default=None),
     _text("error_message", default=None),
@@ -81,6 +87,7 @@ jobs = sa.Table(
     _text("manifest_sha256", default=None),
     sa.Index("ix_jobs_tenant_page", "tenant_id", "created_at_ms", "job_id"),
     sa.Index("ix_jobs_state", "state"),
+    sa.Index("ix_jobs_finished", "finished_at_ms"),
 )
 
 # Inserted by: gateway (admission). Afterwards written by: scheduler (job manager) only.
@@ -99,7 +106,10 @@ tasks = sa.Table(
     _count("priority"),  # within its flow, smaller first
     sa.Column("state", sa.Text, nullable=False),  # TaskState
     _count("attempt"),  # raised by Claim alone; fences every effect
-    _count("num_needed"),  # tasks that must be done before this one is ready
+    _text("needs"),  # stage whose tasks must be done before this one is ready; "" = none
+    sa.Column("needs_same_shard", sa.Boolean, nullable=False, server_default=sa.false()),  # of that stage only its own
+    _count("num_needed"),  # tasks of it that are not done yet
+    sa.Column("publishes", sa.Boolean, nullable=False, server_default=sa.false()),  # its outputs name the manifest
     _count("num_failures"),  # attempts in a row that ended unasked without a newer checkpoint
     sa.Column("params", JSON, nullable=False),  # GenerateParams or FinishParams
     sa.Column("inputs", JSON, nullable=False),  # [Artifact]
@@ -111,6 +121,10 @@ tasks = sa.Table(
     _text("phase"),
     sa.Column("cost_s", sa.Float, nullable=False, server_default=sa.text("0")),  # estimate x group size, seconds
     sa.Column("used_s", sa.Float, nullable=False, server_default=sa.text("0")),  # of the running attempt, cumulative
+    sa.Column("ran_s", sa.Float, nullable=False, server_default=sa.text("0")),  # of the attempts before, together
+    sa.Column(
+        "yielded_at_s", JSON, nullable=False, server_default="[]"
+    ),  # [running seconds at each yield], newest last
     _count("group_size", 1),
     sa.Column("yieldable", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("affinity", JSON, nullable=False),  # {model, adapters}
@@ -155,4 +169,25 @@ ledger = sa.Table(
     sa.Column("outcome", sa.Text, nullable=False),  # done, failed, yielded, cancelled, lost
     sa.Column("created_at_ms", sa.BigInteger, nullable=False),
     sa.Index("ix_ledger_tenant", "tenant_id", "created_at_ms"),
+)
+
+# Written by: scheduler (job manager). Read by: gateway. What undisturbed runs really cost over what the card estimates.
+cost_ratios = sa.Table(
+    "cost_ratios",
+    METADATA,
+    sa.Column("pool", sa.Text, primary_key=True),
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("ratio", sa.Float, nullable=False),  # exponentially weighted moving average, 1 = the card is right
+    sa.Column("num_runs", sa.BigInteger, nullable=False),
+    sa.Column("updated_at_ms", sa.BigInteger, nullable=False),
+)
+
+# Written by: scheduler, on an operator's word. Who gets no more work until the row is deleted.
+drains = sa.Table(
+    "drains",
+    METADATA,
+    sa.Column("pool", sa.Text, primary_key=True),
+    sa.Column("worker_id", sa.Text, primary_key=True),  # "" = every worker of the pool
+    sa.Column("tenant_id", sa.Text, nullable=False),  # whose key asked
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
 )

@@ -1,11 +1,21 @@
 """Protobuf <-> domain for what every service says about work: artifacts, checkpoints, tasks."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from vitascope_common.errors import InternalError
-from vitascope_common.jobs import Artifact, Checkpoint, FinishParams, GenerateParams, Params, Progress, Task
+from vitascope_common.jobs import (
+    Artifact,
+    Checkpoint,
+    FinishParams,
+    GenerateParams,
+    JsonParams,
+    Params,
+    Progress,
+    Task,
+)
 from vitascope_proto.v1 import jobs_pb2
 
 
@@ -53,6 +63,8 @@ def task_to_proto(task: Task) -> jobs_pb2.Task:
     params: dict[str, Any] = {}
     if isinstance(task.params, GenerateParams):
         params["generate"] = jobs_pb2.GenerateParams(**asdict(task.params))
+    elif isinstance(task.params, JsonParams):
+        params["json_params"] = json.dumps(dict(task.params.values))
     else:
         params["finish"] = jobs_pb2.FinishParams(**asdict(task.params))
     checkpoints = [checkpoint_to_proto(checkpoint) for checkpoint in task.checkpoints]
@@ -86,6 +98,8 @@ def _params_from_proto(message: jobs_pb2.Task) -> Params:
     if which == "finish":
         source = message.finish
         return FinishParams(**{name: getattr(source, name) for name in FinishParams.__dataclass_fields__})
+    if which == "json_params":
+        return JsonParams(json.loads(message.json_params))
     raise InternalError(f"task {message.task_id} has parameters of a kind that this build does not know: {which}")
 
 

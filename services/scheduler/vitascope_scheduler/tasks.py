@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from vitascope_common.jobs import PARAMS, Artifact, Checkpoint, Task, TaskState
+from vitascope_common.jobs import Artifact, Checkpoint, Task, TaskState, params_from_dict
 
 EXECUTORS_OF_CELERY = frozenset({"postproc"})
 """Executors that get their work through Celery; all others have an inbox stream."""
@@ -116,7 +116,7 @@ class TaskRow:
             executor=self.executor,
             pool=self.pool,
             attempt=self.attempt,
-            params=PARAMS[self.stage](**self.params),
+            params=params_from_dict(self.kind, self.stage, self.params),
             inputs=tuple(Artifact(**one) for one in self.inputs),
             checkpoints=tuple(Checkpoint.from_dict(one) for one in self.checkpoints),
             yieldable=self.yieldable,

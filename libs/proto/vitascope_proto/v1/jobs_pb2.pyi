@@ -93,7 +93,7 @@ class FinishParams(_message.Message):
     def __init__(self, model: _Optional[str] = ..., prompt_sha256: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., num_frames: _Optional[int] = ..., fps: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("task_id", "job_id", "tenant_id", "kind", "stage", "shard", "executor", "pool", "attempt", "inputs", "checkpoint", "older_checkpoints", "yieldable", "traceparent", "created_at_ms", "affinity", "group_size", "generate", "finish")
+    __slots__ = ("task_id", "job_id", "tenant_id", "kind", "stage", "shard", "executor", "pool", "attempt", "inputs", "checkpoint", "older_checkpoints", "yieldable", "traceparent", "created_at_ms", "affinity", "group_size", "generate", "finish", "json_params")
     class AffinityEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +120,7 @@ class Task(_message.Message):
     GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
     GENERATE_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
+    JSON_PARAMS_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     job_id: str
     tenant_id: str
@@ -139,4 +140,5 @@ class Task(_message.Message):
     group_size: int
     generate: GenerateParams
     finish: FinishParams
-    def __init__(self, task_id: _Optional[str] = ..., job_id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., kind: _Optional[str] = ..., stage: _Optional[str] = ..., shard: _Optional[int] = ..., executor: _Optional[str] = ..., pool: _Optional[str] = ..., attempt: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ..., older_checkpoints: _Optional[_Iterable[_Union[Checkpoint, _Mapping]]] = ..., yieldable: _Optional[bool] = ..., traceparent: _Optional[str] = ..., created_at_ms: _Optional[int] = ..., affinity: _Optional[_Mapping[str, str]] = ..., group_size: _Optional[int] = ..., generate: _Optional[_Union[GenerateParams, _Mapping]] = ..., finish: _Optional[_Union[FinishParams, _Mapping]] = ...) -> None: ...
+    json_params: str
+    def __init__(self, task_id: _Optional[str] = ..., job_id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., kind: _Optional[str] = ..., stage: _Optional[str] = ..., shard: _Optional[int] = ..., executor: _Optional[str] = ..., pool: _Optional[str] = ..., attempt: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ..., older_checkpoints: _Optional[_Iterable[_Union[Checkpoint, _Mapping]]] = ..., yieldable: _Optional[bool] = ..., traceparent: _Optional[str] = ..., created_at_ms: _Optional[int] = ..., affinity: _Optional[_Mapping[str, str]] = ..., group_size: _Optional[int] = ..., generate: _Optional[_Union[GenerateParams, _Mapping]] = ..., finish: _Optional[_Union[FinishParams, _Mapping]] = ..., json_params: _Optional[str] = ...) -> None: ...

@@ -84,6 +84,168 @@ class GetQueuePositionResponse(_message.Message):
     eta_s: float
     def __init__(self, position: _Optional[int] = ..., eta_s: _Optional[float] = ...) -> None: ...
 
+class GetQueuePositionsRequest(_message.Message):
+    __slots__ = ("job_ids",)
+    JOB_IDS_FIELD_NUMBER: _ClassVar[int]
+    job_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, job_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class JobPosition(_message.Message):
+    __slots__ = ("job_id", "position", "eta_s")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ETA_S_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    position: int
+    eta_s: float
+    def __init__(self, job_id: _Optional[str] = ..., position: _Optional[int] = ..., eta_s: _Optional[float] = ...) -> None: ...
+
+class GetQueuePositionsResponse(_message.Message):
+    __slots__ = ("positions",)
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    positions: _containers.RepeatedCompositeFieldContainer[JobPosition]
+    def __init__(self, positions: _Optional[_Iterable[_Union[JobPosition, _Mapping]]] = ...) -> None: ...
+
+class GetQueueRequest(_message.Message):
+    __slots__ = ("pool",)
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    pool: str
+    def __init__(self, pool: _Optional[str] = ...) -> None: ...
+
+class GetQueueResponse(_message.Message):
+    __slots__ = ("pools",)
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    pools: _containers.RepeatedCompositeFieldContainer[PoolView]
+    def __init__(self, pools: _Optional[_Iterable[_Union[PoolView, _Mapping]]] = ...) -> None: ...
+
+class PoolView(_message.Message):
+    __slots__ = ("pool", "is_draining", "num_waiting", "num_in_flight", "backlog_s", "virtual_time", "classes", "workers", "leases")
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    IS_DRAINING_FIELD_NUMBER: _ClassVar[int]
+    NUM_WAITING_FIELD_NUMBER: _ClassVar[int]
+    NUM_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    BACKLOG_S_FIELD_NUMBER: _ClassVar[int]
+    VIRTUAL_TIME_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    pool: str
+    is_draining: bool
+    num_waiting: int
+    num_in_flight: int
+    backlog_s: float
+    virtual_time: float
+    classes: _containers.RepeatedCompositeFieldContainer[ClassView]
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerView]
+    leases: _containers.RepeatedCompositeFieldContainer[LeaseView]
+    def __init__(self, pool: _Optional[str] = ..., is_draining: _Optional[bool] = ..., num_waiting: _Optional[int] = ..., num_in_flight: _Optional[int] = ..., backlog_s: _Optional[float] = ..., virtual_time: _Optional[float] = ..., classes: _Optional[_Iterable[_Union[ClassView, _Mapping]]] = ..., workers: _Optional[_Iterable[_Union[WorkerView, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[LeaseView, _Mapping]]] = ...) -> None: ...
+
+class ClassView(_message.Message):
+    __slots__ = ("class_name", "weight", "virtual_time", "start_tag", "num_waiting", "num_in_flight", "backlog_s", "served_s", "entitled_s", "flows")
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    VIRTUAL_TIME_FIELD_NUMBER: _ClassVar[int]
+    START_TAG_FIELD_NUMBER: _ClassVar[int]
+    NUM_WAITING_FIELD_NUMBER: _ClassVar[int]
+    NUM_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    BACKLOG_S_FIELD_NUMBER: _ClassVar[int]
+    SERVED_S_FIELD_NUMBER: _ClassVar[int]
+    ENTITLED_S_FIELD_NUMBER: _ClassVar[int]
+    FLOWS_FIELD_NUMBER: _ClassVar[int]
+    class_name: str
+    weight: float
+    virtual_time: float
+    start_tag: float
+    num_waiting: int
+    num_in_flight: int
+    backlog_s: float
+    served_s: float
+    entitled_s: float
+    flows: _containers.RepeatedCompositeFieldContainer[FlowView]
+    def __init__(self, class_name: _Optional[str] = ..., weight: _Optional[float] = ..., virtual_time: _Optional[float] = ..., start_tag: _Optional[float] = ..., num_waiting: _Optional[int] = ..., num_in_flight: _Optional[int] = ..., backlog_s: _Optional[float] = ..., served_s: _Optional[float] = ..., entitled_s: _Optional[float] = ..., flows: _Optional[_Iterable[_Union[FlowView, _Mapping]]] = ...) -> None: ...
+
+class FlowView(_message.Message):
+    __slots__ = ("tenant_id", "weight", "cap", "start_tag", "num_waiting", "num_in_flight", "backlog_s", "served_s", "entitled_s")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    CAP_FIELD_NUMBER: _ClassVar[int]
+    START_TAG_FIELD_NUMBER: _ClassVar[int]
+    NUM_WAITING_FIELD_NUMBER: _ClassVar[int]
+    NUM_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    BACKLOG_S_FIELD_NUMBER: _ClassVar[int]
+    SERVED_S_FIELD_NUMBER: _ClassVar[int]
+    ENTITLED_S_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    weight: float
+    cap: int
+    start_tag: float
+    num_waiting: int
+    num_in_flight: int
+    backlog_s: float
+    served_s: float
+    entitled_s: float
+    def __init__(self, tenant_id: _Optional[str] = ..., weight: _Optional[float] = ..., cap: _Optional[int] = ..., start_tag: _Optional[float] = ..., num_waiting: _Optional[int] = ..., num_in_flight: _Optional[int] = ..., backlog_s: _Optional[float] = ..., served_s: _Optional[float] = ..., entitled_s: _Optional[float] = ...) -> None: ...
+
+class WorkerView(_message.Message):
+    __slots__ = ("worker_id", "device", "group_size", "num_slots", "num_free_slots", "warm_models", "expires_in_ms", "is_draining", "task_ids")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_FREE_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    WARM_MODELS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_IN_MS_FIELD_NUMBER: _ClassVar[int]
+    IS_DRAINING_FIELD_NUMBER: _ClassVar[int]
+    TASK_IDS_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    device: str
+    group_size: int
+    num_slots: int
+    num_free_slots: int
+    warm_models: _containers.RepeatedScalarFieldContainer[str]
+    expires_in_ms: int
+    is_draining: bool
+    task_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, worker_id: _Optional[str] = ..., device: _Optional[str] = ..., group_size: _Optional[int] = ..., num_slots: _Optional[int] = ..., num_free_slots: _Optional[int] = ..., warm_models: _Optional[_Iterable[str]] = ..., expires_in_ms: _Optional[int] = ..., is_draining: _Optional[bool] = ..., task_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class LeaseView(_message.Message):
+    __slots__ = ("task_id", "tenant_id", "class_name", "worker_id", "state", "expires_in_ms", "charged_s", "attempt")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_IN_MS_FIELD_NUMBER: _ClassVar[int]
+    CHARGED_S_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    tenant_id: str
+    class_name: str
+    worker_id: str
+    state: str
+    expires_in_ms: int
+    charged_s: float
+    attempt: int
+    def __init__(self, task_id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., class_name: _Optional[str] = ..., worker_id: _Optional[str] = ..., state: _Optional[str] = ..., expires_in_ms: _Optional[int] = ..., charged_s: _Optional[float] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class SetDrainRequest(_message.Message):
+    __slots__ = ("pool", "worker_id", "is_draining", "tenant_id")
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    IS_DRAINING_FIELD_NUMBER: _ClassVar[int]
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    pool: str
+    worker_id: str
+    is_draining: bool
+    tenant_id: str
+    def __init__(self, pool: _Optional[str] = ..., worker_id: _Optional[str] = ..., is_draining: _Optional[bool] = ..., tenant_id: _Optional[str] = ...) -> None: ...
+
+class SetDrainResponse(_message.Message):
+    __slots__ = ("num_workers",)
+    NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    num_workers: int
+    def __init__(self, num_workers: _Optional[int] = ...) -> None: ...
+
 class RegisterRequest(_message.Message):
     __slots__ = ("worker_id", "executor", "pool", "device", "group_size", "num_slots", "warm_models")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]

@@ -54,6 +54,21 @@ class SchedulerServiceStub:
                 request_serializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionRequest.SerializeToString,
                 response_deserializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionResponse.FromString,
                 _registered_method=True)
+        self.GetQueuePositions = channel.unary_unary(
+                '/vitascope.v1.SchedulerService/GetQueuePositions',
+                request_serializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionsRequest.SerializeToString,
+                response_deserializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionsResponse.FromString,
+                _registered_method=True)
+        self.GetQueue = channel.unary_unary(
+                '/vitascope.v1.SchedulerService/GetQueue',
+                request_serializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueueRequest.SerializeToString,
+                response_deserializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueueResponse.FromString,
+                _registered_method=True)
+        self.SetDrain = channel.unary_unary(
+                '/vitascope.v1.SchedulerService/SetDrain',
+                request_serializer=vitascope__proto_dot_v1_dot_scheduler__pb2.SetDrainRequest.SerializeToString,
+                response_deserializer=vitascope__proto_dot_v1_dot_scheduler__pb2.SetDrainResponse.FromString,
+                _registered_method=True)
         self.Register = channel.unary_unary(
                 '/vitascope.v1.SchedulerService/Register',
                 request_serializer=vitascope__proto_dot_v1_dot_scheduler__pb2.RegisterRequest.SerializeToString,
@@ -102,6 +117,27 @@ class SchedulerServiceServicer:
 
     def GetQueuePosition(self, request, context):
         """Where a waiting job stands. Answers from Redis; an estimate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetQueuePositions(self, request, context):
+        """The same for many jobs at once: what a gateway asks every 2 s for those that are followed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetQueue(self, request, context):
+        """What operators see: flows, weights, served and entitled GPU-seconds, virtual times, workers, leases.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetDrain(self, request, context):
+        """Give a worker, or every worker of a pool, no more work and have it yield what it runs; or end that. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,6 +194,21 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.GetQueuePosition,
                     request_deserializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionRequest.FromString,
                     response_serializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionResponse.SerializeToString,
+            ),
+            'GetQueuePositions': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQueuePositions,
+                    request_deserializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionsRequest.FromString,
+                    response_serializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionsResponse.SerializeToString,
+            ),
+            'GetQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQueue,
+                    request_deserializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueueRequest.FromString,
+                    response_serializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueueResponse.SerializeToString,
+            ),
+            'SetDrain': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetDrain,
+                    request_deserializer=vitascope__proto_dot_v1_dot_scheduler__pb2.SetDrainRequest.FromString,
+                    response_serializer=vitascope__proto_dot_v1_dot_scheduler__pb2.SetDrainResponse.SerializeToString,
             ),
             'Register': grpc.unary_unary_rpc_method_handler(
                     servicer.Register,
@@ -288,6 +339,87 @@ class SchedulerService:
             '/vitascope.v1.SchedulerService/GetQueuePosition',
             vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionRequest.SerializeToString,
             vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQueuePositions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitascope.v1.SchedulerService/GetQueuePositions',
+            vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionsRequest.SerializeToString,
+            vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitascope.v1.SchedulerService/GetQueue',
+            vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueueRequest.SerializeToString,
+            vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetDrain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitascope.v1.SchedulerService/SetDrain',
+            vitascope__proto_dot_v1_dot_scheduler__pb2.SetDrainRequest.SerializeToString,
+            vitascope__proto_dot_v1_dot_scheduler__pb2.SetDrainResponse.FromString,
             options,
             channel_credentials,
             insecure,
