@@ -19,7 +19,7 @@ PACKAGES := libs/common/vitascope_common libs/models/vitascope_models services/g
   trainer/vitascope_trainer
 UNIT := libs services sdk/python cli trainer
 
-.PHONY: help install demo up test check lint types unit contracts format proto bench system-deps clean
+.PHONY: help install demo up test check lint types unit contracts format proto bench simulate chaos system-deps clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -74,6 +74,12 @@ proto: $(STAMP)  ## regenerate libs/proto from proto/
 
 bench: $(STAMP)  ## measure ratios into out/bench/NAME.json; NAME=… runs one
 	@$(PYTHON) -m tests.bench $(NAME)
+
+simulate: $(STAMP)  ## the control plane on a simulated clock with faults; SEEDS=1000, SEED=… replays one, PLANTED=… plants a bug
+	@$(PYTHON) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000)) $(if $(PLANTED),--planted $(PLANTED))
+
+chaos: $(STAMP)  ## kill, wipe, freeze and corrupt the running stack in every phase; CHAOS_SEED=… repeats a run
+	@$(PYTHON) -m pytest tests/chaos -m "slow or not slow" $(if $(CHAOS_SEED),--chaos-seed $(CHAOS_SEED))
 
 system-deps:  ## install the Debian packages that some suites need (root)
 	@.ci/system-deps

@@ -20,6 +20,6 @@ api_key = os.environ.get("VITASCOPE_API_KEY") or key_file.read_text().strip()
 with Vitascope(base_url=base_url, api_key=api_key) as client:
     video = client.videos.create(prompt=prompt)
     for event in client.videos.events(video.id):
-        step, steps = event.data.get("step"), event.data.get("steps")
-        print(event.type, f"{step}/{steps}" if steps else "")
+        step, steps, position = (event.data.get(name) for name in ("step", "steps", "position"))
+        print(event.type, f"{step}/{steps}" if steps else "" if position is None else f"{position} before it")
     print("saved", client.videos.download(video.id, "video.mp4"))

@@ -1,19 +1,23 @@
 """One whole stack for every test that needs one: `vitascope up` on free ports, with an OTLP collector beside it."""
 
+import asyncio
 import contextlib
+import itertools
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any, TypeVar
 
+import asyncpg
 import grpc
 import httpx
 import pytest
@@ -22,9 +26,15 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from vitascope import Vitascope
 from vitascope_common.settings import SERVICES
 
+pytest.register_assert_rewrite("tests.chaos.invariants")
 T = TypeVar("T")
 PROMPT = "a red circle moving right on a black background"
-__all__ = ["PROMPT", "SERVICES", "Collector", "Stack", "wait_for"]
+SHORT_LEASES = {
+    "VITASCOPE_SCHEDULER_LEASE_TTL_MS": "3000",
+    "VITASCOPE_SCHEDULER_HEARTBEAT_MS": "600",
+    "VITASCOPE_SCHEDULER_TICK_MS": "300",
+}
+__all__ = ["PROMPT", "SERVICES", "SHORT_LEASES", "Collector", "Stack", "wait_for"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -83,10 +93,14 @@ class Collector:
 
 
 class Stack:
-    """A running `vitascope up`."""
+    """A running `vitascope up`; `settings` are added to its environment."""
 
-    def __init__(self, data_dir: Path, collector: Collector | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, collector: Collector | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        self.settings = dict(settings or {})
         environ = {name: value for name, value in os.environ.items() if not name.startswith("VITASCOPE_")}
+        environ |= self.settings
         if collector:
             environ["VITASCOPE_OTLP_ENDPOINT"] = f"http://127.0.0.1:{collector.port}"
         self.log = data_dir.parent / f"{data_dir.name}.up.log"
@@ -106,8 +120,23 @@ class Stack:
 
     def pid(self, service: str) -> int:
         """The pid that does the work now; it changes when the service is restarted."""
-        state = json.loads((self.data_dir / "stack.json").read_text())
-        return int(state["pids"][service])
+        return int(self.state["pids"][service])
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What `up` says of itself now."""
+        return dict(json.loads((self.data_dir / "stack.json").read_text()))
+
+    def metrics(self, service: str) -> str:
+        """Return what a service says on `/metrics`."""
+        return httpx.get(f"http://127.0.0.1:{self.port(f'{service}-metrics')}/metrics", timeout=10).text
+
+    def port(self, name: str) -> int:
+        """Return a port as `up` keeps it: `scheduler`, `scheduler-metrics`."""
+        return int(json.loads((self.data_dir / "instance.json").read_text())["ports"][name])
+
+    def service_log(self, service: str) -> str:
+        return (self.data_dir / "logs" / f"{service}.log").read_text(errors="replace")
 
     def kill(self, service: str) -> int:
         """Kill -9 the process that does the work; returns its pid."""
@@ -117,6 +146,9 @@ class Stack:
 
     def sql(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
         """Read from the database beside the stack."""
+        url = self.settings.get("VITASCOPE_DATABASE_URL", "")
+        if url.startswith("postgresql"):
+            return asyncio.run(_read_postgres(url.replace("+asyncpg", ""), statement, parameters))
         (path,) = self.data_dir.glob("*.db")
         with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
             connection.row_factory = sqlite3.Row
@@ -155,6 +187,16 @@ class Stack:
             self.process.stdout.close()
 
 
+async def _read_postgres(url: str, statement: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
+    numbers = itertools.count(1)
+    connection = await asyncpg.connect(url)
+    try:
+        numbered = re.sub(r"\?", lambda _: f"${next(numbers)}", statement)
+        return [dict(row) for row in await connection.fetch(numbered, *parameters)]
+    finally:
+        await connection.close()
+
+
 @pytest.fixture(scope="session")
 def collector() -> Iterator[Collector]:
     one = Collector()
@@ -175,7 +217,7 @@ def own_stack(tmp_path: Path) -> Iterator[Callable[[], Stack]]:
     started: list[Stack] = []
 
     def start() -> Stack:
-        started.append(Stack(tmp_path / "data"))
+        started.append(Stack(tmp_path / "data", settings=SHORT_LEASES))
         return started[-1]
 
     yield start

@@ -1,5 +1,6 @@
 """The commands against a server on loopback that speaks the public API: what they print, save and exit with."""
 
+import io
 import json
 import os
 import signal
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from vitascope_cli import queue_view
 from vitascope_cli.__main__ import _short, app, main
 from vitascope_cli.data_dir import DataDir
 from vitascope_cli.doctor import Verdict, check_disk, check_models, check_port, check_program, check_python, check_stack
@@ -39,8 +42,68 @@ CANCELLED = {
     "status": "failed",
     "error": {"code": "cancelled", "message": "It was cancelled."},
 }
+POOL: dict[str, Any] = {
+    "pool": "default",
+    "is_draining": True,
+    "num_waiting": 3,
+    "num_in_flight": 1,
+    "backlog_s": 30.5,
+    "virtual_time": 2.5,
+    "classes": [
+        {
+            "class_name": "standard",
+            "weight": 4.0,
+            "virtual_time": 1.25,
+            "start_tag": 2.5,
+            "num_waiting": 3,
+            "num_in_flight": 1,
+            "backlog_s": 30.5,
+            "served_s": 12.0,
+            "entitled_s": 9.5,
+            "flows": [
+                {
+                    "tenant_id": "[bold]acme",
+                    "weight": 2.0,
+                    "cap": 4,
+                    "start_tag": 1.5,
+                    "num_waiting": 3,
+                    "num_in_flight": 1,
+                    "backlog_s": 30.5,
+                    "served_s": 12.0,
+                    "entitled_s": 9.5,
+                }
+            ],
+        }
+    ],
+    "workers": [
+        {
+            "worker_id": "gpu-worker-1",
+            "device": "cpu",
+            "group_size": 2,
+            "num_slots": 4,
+            "num_free_slots": 3,
+            "warm_models": ["vita-mini-1"],
+            "expires_in_ms": 9000,
+            "is_draining": True,
+            "task_ids": ["video_1.generate.0"],
+        }
+    ],
+    "leases": [
+        {
+            "task_id": "video_1.generate.0",
+            "tenant_id": "acme",
+            "class_name": "standard",
+            "worker_id": "gpu-worker-1",
+            "state": "handed_over",
+            "expires_in_ms": 8000,
+            "charged_s": 10.0,
+            "attempt": 2,
+        }
+    ],
+}
 EVENTS = [
     ("1000-0", "queued", {}),
+    ("", "queued", {"position": 2, "eta_s": 40.0}),
     ("2000-0", "started", {}),
     ("3000-0", "progress", {"step": 1, "steps": 2, "phase": "denoising"}),
     ("4000-0", "completed", {}),
@@ -83,6 +146,15 @@ class Api(BaseHTTPRequestHandler):
             return self.send_bytes(200, b"RIFF" if "thumbnail" in self.path else b"....ftyp")
         if path in ("/v1/videos/video_2", "/v1/videos/video_2/cancel"):
             return self.send_json(200, CANCELLED)
+        if (self.command, path) == ("POST", "/v1/videos/video_2/retry"):
+            return self.send_json(202, {**VIDEO, "status": "queued", "retry_of": "video_2"})
+        if path.endswith("/retry"):
+            return self.refuse(409, "not_finished", "This video is still being made.")
+        if path == "/admin/v1/queue":
+            pools = [POOL, {**POOL, "pool": "postproc", "workers": [], "leases": [], "is_draining": False}]
+            return self.send_json(200, {"object": "queue", "pools": pools})
+        if path == "/admin/v1/queue/drain":
+            return self.send_json(200, {**body, "object": "queue.drain", "num_workers": 1})
         if path == "/v1/videos/video_1":
             return self.send_json(200, VIDEO)
         return self.refuse(404, "not_found", "There is no such video.")
@@ -92,8 +164,9 @@ class Api(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         is_endless = "video_hangs" in path
-        for event_id, kind, data in EVENTS[:2] if is_endless else EVENTS:
-            self.wfile.write(f"id: {event_id}\nevent: {kind}\ndata: {json.dumps(data)}\n\n".encode())
+        for event_id, kind, data in EVENTS[:3] if is_endless else EVENTS:
+            self.wfile.write(f"id: {event_id}\n".encode() if event_id else b"")
+            self.wfile.write(f"event: {kind}\ndata: {json.dumps(data)}\n\n".encode())
         self.wfile.flush()
         if is_endless:
             self.follows.wait(30)
@@ -320,3 +393,127 @@ def test_a_folder_as_output_is_refused_before_anything_is_asked(tmp_path: Path) 
 
 def test_a_prompt_cannot_speak_to_the_terminal() -> None:
     assert _short("a\x1b[31m red\x07 ball\u202e") == "a [31m red ball"
+
+
+def test_generate_says_how_the_job_waits_and_shows_where(
+    run: Run, data_dir: DataDir, api: type[Api], tmp_path: Path
+) -> None:
+    options = ["--priority", "-5", "--class", "batch", "--deadline", "90.5", "-o", str(tmp_path / "x.mp4")]
+    done = run("generate", "a ball", *options, "--data-dir", str(data_dir.path))
+    assert done.returncode == 0, done.stderr
+    assert api.seen[0][2] == {"prompt": "a ball", "priority": -5, "service_class": "batch", "deadline_s": 90.5}
+    lines = [line.strip() for line in done.stderr.splitlines()]
+    assert lines[:3] == [
+        "waiting in the queue",
+        "waiting in the queue, 2 before it, finished in about 40 s",
+        "loading the model",
+    ]
+
+
+def test_a_retry_prints_the_new_id_and_follows_on_request(
+    run: Run, data_dir: DataDir, api: type[Api], tmp_path: Path
+) -> None:
+    where = ["--data-dir", str(data_dir.path)]
+    done = run("jobs", "retry", "video_2", *where)
+    assert (done.returncode, done.stdout) == (0, "video_1\n")
+    assert api.seen == [("POST", "/v1/videos/video_2/retry", None)]
+    done = run("jobs", "retry", "video_2", "--follow", "-o", str(tmp_path / "x.mp4"), *where)
+    assert (done.returncode, done.stdout) == (0, "video_1\n")
+    assert (tmp_path / "x.mp4").read_bytes() == b"....ftyp"
+    done = run("jobs", "retry", "video_1", *where)
+    assert done.returncode == 4
+    assert done.stderr == "vitascope: error [not_finished]: This video is still being made.\n"
+
+
+def test_the_queue_shows_shares_workers_and_leases(run: Run, data_dir: DataDir) -> None:
+    done = run("queue", "--data-dir", str(data_dir.path))
+    assert done.returncode == 0, done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0] == "Pool default: 3 waiting (30.5 GPU-s), 1 in flight, virtual time 2.50 draining"
+    assert "standard V 1.25 4 3 1 30.5 GPU-s 12.0 GPU-s 9.5 GPU-s 2.50" in lines
+    assert "[bold]acme 2 3 1 of 4 30.5 GPU-s 12.0 GPU-s 9.5 GPU-s 1.50" in lines
+    assert "gpu-worker-1 cpu x 2 3 of 4 vita-mini-1 9.0 s draining" in lines
+    assert "video_1.generate.0 acme, standard gpu-worker-1 handed over 2 10.0 8.0 s" in lines
+    assert any(line.startswith("Pool postproc: ") for line in lines)
+
+
+def test_the_queue_as_json_is_what_the_api_says(run: Run, data_dir: DataDir, api: type[Api]) -> None:
+    done = run("queue", "--json", "--pool", "default", "--data-dir", str(data_dir.path))
+    assert json.loads(done.stdout)[0] == POOL
+    assert api.seen == [("GET", "/admin/v1/queue?pool=default", None)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent", "said"),
+    [
+        (
+            [],
+            {"pool": "default", "worker_id": None, "is_draining": True},
+            "Pool default gets no more work; it concerns 1",
+        ),
+        (["--undo"], {"pool": "default", "worker_id": None, "is_draining": False}, "Pool default gets work again"),
+        (["--pool", "p"], {"pool": "p", "worker_id": None, "is_draining": True}, "Pool p gets no more work"),
+        (
+            ["--worker", "gpu-worker-1"],
+            {"pool": "default", "worker_id": "gpu-worker-1", "is_draining": True},
+            "Worker gpu-worker-1 of pool default gets no more work",
+        ),
+    ],
+)
+def test_a_drain_finds_its_pool_and_says_what_it_did(
+    run: Run, data_dir: DataDir, api: type[Api], arguments: list[str], sent: dict[str, Any], said: str
+) -> None:
+    done = run("queue", "drain", *arguments, "--data-dir", str(data_dir.path))
+    assert done.returncode == 0, done.stderr
+    assert api.seen[-1] == ("POST", "/admin/v1/queue/drain", sent)
+    assert said in done.stderr
+
+
+def test_a_drain_of_a_worker_that_is_not_there_changes_nothing(run: Run, data_dir: DataDir, api: type[Api]) -> None:
+    done = run("queue", "drain", "--worker", "nobody", "--data-dir", str(data_dir.path))
+    assert done.returncode == 1
+    assert "No pool has a worker nobody; name it with --pool (default, postproc)." in done.stderr
+    assert [method for method, _, _ in api.seen] == ["GET"]
+
+
+@pytest.mark.parametrize(("group", "command"), [("queue", ["drain"]), ("jobs", ["retry", "video_2"])])
+def test_an_option_before_the_command_that_would_not_see_it_is_refused(
+    run: Run, data_dir: DataDir, api: type[Api], group: str, command: list[str]
+) -> None:
+    done = run(group, "--data-dir", str(data_dir.path), *command)
+    assert done.returncode == 2
+    assert "--data-dir comes after" in " ".join(done.stderr.split())
+    assert api.seen == []
+
+
+def test_watching_the_queue_shows_it_again_until_it_is_interrupted(data_dir: DataDir, api: type[Api]) -> None:
+    command = [sys.executable, "-m", "vitascope_cli", "queue", "--watch", "--json", "--data-dir", str(data_dir.path)]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("VITASCOPE_")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
+        assert process.stdout
+        assert [json.loads(process.stdout.readline())[0]["pool"] for _ in range(2)] == ["default"] * 2
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+
+
+def test_a_terminal_shows_the_queue_again_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([[POOL], [{**POOL, "num_waiting": 2}]])
+
+    def read() -> list[dict[str, Any]]:
+        pools = next(answers, None)
+        if pools is None:
+            raise KeyboardInterrupt
+        return pools
+
+    monkeypatch.setattr(queue_view, "REFRESH_S", 0.0)
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, height=30)
+    with pytest.raises(KeyboardInterrupt):
+        queue_view.show(read, console, is_json=False, is_watching=True)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.index("3 waiting") < shown.index("2 waiting")
+
+
+def test_an_empty_queue_says_so() -> None:
+    console = Console(file=io.StringIO())
+    console.print(queue_view.render([]))
+    assert "no pools yet" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -31,7 +31,7 @@ def data_dir(tmp_path: Path) -> DataDir:
 
 @pytest.fixture
 def migrated(data_dir: DataDir) -> DataDir:
-    migrate_database(data_dir)
+    migrate_database(data_dir.database_url)
     return data_dir
 
 
@@ -138,8 +138,8 @@ def test_the_state_file_is_private_and_a_broken_one_is_none(data_dir: DataDir) -
 
 
 def test_the_api_key_is_created_once_and_only_its_hash_is_stored(migrated: DataDir) -> None:
-    key = ensure_api_key(migrated)
-    assert ensure_api_key(migrated) == key
+    key = ensure_api_key(migrated, migrated.database_url)
+    assert ensure_api_key(migrated, migrated.database_url) == key
     assert migrated.api_key_file.read_text() == key + "\n"
     assert migrated.api_key_file.stat().st_mode & 0o777 == 0o600
     assert live_hashes(migrated) == {api_key_hash(key)}
@@ -148,24 +148,24 @@ def test_the_api_key_is_created_once_and_only_its_hash_is_stored(migrated: DataD
 
 
 def test_a_lost_key_file_gives_a_new_key_and_ends_the_old_one(migrated: DataDir) -> None:
-    old = ensure_api_key(migrated)
+    old = ensure_api_key(migrated, migrated.database_url)
     migrated.api_key_file.unlink()
-    new = ensure_api_key(migrated)
+    new = ensure_api_key(migrated, migrated.database_url)
     assert new != old
     assert live_hashes(migrated) == {api_key_hash(new)}
 
 
 def test_a_lost_database_learns_the_key_of_the_file(migrated: DataDir) -> None:
-    key = ensure_api_key(migrated)
+    key = ensure_api_key(migrated, migrated.database_url)
     for path in migrated.path.glob("vitascope.db*"):
         path.unlink()
-    migrate_database(migrated)
-    assert ensure_api_key(migrated) == key
+    migrate_database(migrated.database_url)
+    assert ensure_api_key(migrated, migrated.database_url) == key
     assert live_hashes(migrated) == {api_key_hash(key)}
 
 
 def test_a_revoked_key_is_replaced_and_others_keys_are_left_alone(migrated: DataDir) -> None:
-    key = ensure_api_key(migrated)
+    key = ensure_api_key(migrated, migrated.database_url)
 
     async def change() -> None:
         database = Database(migrated.database_url)
@@ -177,15 +177,15 @@ def test_a_revoked_key_is_replaced_and_others_keys_are_left_alone(migrated: Data
         await database.close()
 
     asyncio.run(change())
-    new = ensure_api_key(migrated)
+    new = ensure_api_key(migrated, migrated.database_url)
     assert new != key
     assert live_hashes(migrated) == {api_key_hash(new), "f" * 64}
 
 
 def test_a_key_file_that_others_may_read_is_closed_again(migrated: DataDir) -> None:
-    key = ensure_api_key(migrated)
+    key = ensure_api_key(migrated, migrated.database_url)
     migrated.api_key_file.chmod(0o644)
-    assert ensure_api_key(migrated) == key
+    assert ensure_api_key(migrated, migrated.database_url) == key
     assert migrated.api_key_file.stat().st_mode & 0o777 == 0o600
 
 
@@ -198,10 +198,36 @@ def test_a_database_of_a_newer_version_is_refused_in_words(migrated: DataDir) ->
 
     asyncio.run(change())
     with pytest.raises(ConfigurationError, match="If a newer Vitascope wrote it"):
-        migrate_database(migrated)
+        migrate_database(migrated.database_url)
 
 
 def test_a_damaged_database_is_refused_in_words(data_dir: DataDir) -> None:
     (data_dir.path / "vitascope.db").write_bytes(os.urandom(8192))
     with pytest.raises(ConfigurationError, match="cannot be used"):
-        migrate_database(data_dir)
+        migrate_database(data_dir.database_url)
+
+
+def test_a_database_server_that_is_away_is_named_without_its_password() -> None:
+    with pytest.raises(ConfigurationError, match=r"127\.0\.0\.1:1/db cannot be used") as error:
+        migrate_database("postgresql+asyncpg://me:secret@127.0.0.1:1/db")
+    assert "secret" not in error.value.message
+
+
+def test_the_first_key_may_do_everything_also_in_a_folder_of_an_older_version(migrated: DataDir) -> None:
+    async def run(*statements: sa.Executable) -> list[tuple[str, ...]]:
+        database = Database(migrated.database_url)
+        async with database.transaction() as connection:
+            rows = [
+                list(found) for found in [await connection.execute(one) for one in statements] if found.returns_rows
+            ]
+        await database.close()
+        return [tuple(row) for found in rows for row in found]
+
+    key = ensure_api_key(migrated, migrated.database_url)
+    look = (sa.select(tenants.c.classes), sa.select(api_keys.c.scopes).order_by(api_keys.c.name))
+    assert asyncio.run(run(*look)) == [("standard,realtime,batch",), ("admin",)]
+    other = api_keys.insert().values(key_sha256="f" * 64, tenant_id="default", name="ann's", created_at_ms=1)
+    older = (tenants.update().values(classes="standard,batch"), api_keys.update().values(scopes=""), other)
+    asyncio.run(run(*older))
+    assert ensure_api_key(migrated, migrated.database_url) == key
+    assert asyncio.run(run(*look)) == [("standard,realtime,batch",), ("",), ("admin",)]

@@ -76,7 +76,7 @@ def test_a_pipe_gets_one_line_per_phase_and_quarter() -> None:
             timeline.add(event)
             shown.show(timeline)
     assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
-        "  waiting in the queue",
+        "  waiting in the queue, next in line",
         "  loading the model",
         "  denoising, step 0/4",
         "  denoising, step 1/4",
@@ -108,3 +108,16 @@ def test_file_names() -> None:
     assert slug("…") == "video"
     assert len(slug("word " * 50)) <= 60
     assert "/" not in slug("../../etc/passwd")
+
+
+def test_a_place_in_the_queue_is_shown_until_the_job_starts() -> None:
+    timeline = Timeline()
+    timeline.add(Seen("1000-0", "queued"))
+    assert timeline.describe() == "waiting in the queue"
+    timeline.add(Seen("", "queued", {"position": 2, "eta_s": 40.0}), now_s=2.0)
+    assert (timeline.describe(), timeline.eta_s) == ("waiting in the queue, 2 before it", 40.0)
+    timeline.add(Seen("", "queued", {"position": 0, "eta_s": None}), now_s=3.0)
+    assert (timeline.describe(), timeline.eta_s) == ("waiting in the queue, next in line", None)
+    timeline.add(Seen("5000-0", "started"))
+    assert (timeline.describe(), timeline.position) == ("loading the model", None)
+    assert timeline.durations_s == {"queued": 4.0}  # from event to event, whatever was told in between

@@ -9,11 +9,14 @@ import pytest
 from vitascope_cli import ports
 from vitascope_cli.data_dir import DataDir
 from vitascope_cli.stack import (
+    GIVEN,
+    NUM_RANKS_VARIABLE,
     PASSED_ON,
     REDIS,
     STOP_STAGES,
     Stack,
     default_models_dir,
+    given_servers,
     ignored_variables,
     open_stack,
     read_ready_pid,
@@ -82,6 +85,16 @@ def test_the_worker_is_told_its_thread_count(stack: Stack) -> None:
     assert environ["VITASCOPE_GPU_WORKER_NUM_THREADS"] == str(stack.num_threads)
 
 
+def test_torchrun_starts_as_many_ranks_as_the_worker_has(stack: Stack) -> None:
+    for inherited, expected in (({}, "1"), ({NUM_RANKS_VARIABLE: ""}, "1"), ({NUM_RANKS_VARIABLE: "2"}, "2")):
+        [worker] = [spec for spec in stack.specs(inherited) if spec.name == "gpu-worker"]
+        assert f"--nproc-per-node={expected}" in worker.command
+        assert worker.environ.get(NUM_RANKS_VARIABLE, "") == inherited.get(NUM_RANKS_VARIABLE, "")
+    assert settings_class("gpu-worker").env_name("num_ranks") == NUM_RANKS_VARIABLE
+    with pytest.raises(ConfigurationError, match=NUM_RANKS_VARIABLE):
+        stack.specs({NUM_RANKS_VARIABLE: "two"})
+
+
 def test_no_password_is_in_a_command_line(stack: Stack) -> None:
     specs = stack.specs(INHERITED)
     assert [spec.name for spec in specs] == [REDIS, *SERVICES]
@@ -92,17 +105,35 @@ def test_no_password_is_in_a_command_line(stack: Stack) -> None:
     assert "appendfsync always" in configuration.read_text()
 
 
+def test_servers_that_are_given_take_the_place_of_its_own(data_dir: DataDir) -> None:
+    database, redis = "postgresql+asyncpg://me@db/vitascope", "redis://elsewhere:6379/0"
+    inherited = {**INHERITED, "VITASCOPE_DATABASE_URL": database, "VITASCOPE_REDIS_URL": redis}
+    given = given_servers({**inherited, "VITASCOPE_OBJECT_STORE_URL": ""})
+    stack = open_stack(data_dir, "127.0.0.1", 0, default_models_dir(), given=given)
+    assert (stack.database_url, stack.redis_url) == (database, redis)
+    scheduler = stack.environment("scheduler", inherited)
+    assert scheduler["VITASCOPE_DATABASE_URL"] == database
+    assert scheduler["VITASCOPE_REDIS_URL"] == redis
+    assert scheduler["VITASCOPE_BROKER_URL"].endswith(f"@127.0.0.1:{stack.ports[REDIS]}/1")
+    assert database not in stack.environment("gpu-worker", inherited).values()
+    assert stack.environment("gpu-worker", inherited)["VITASCOPE_OBJECT_STORE_URL"] == data_dir.object_store_url
+    assert [spec.name for spec in stack.specs({})] == [REDIS, *SERVICES], "its own is the broker still"
+    both = {**given, "VITASCOPE_BROKER_URL": "redis://elsewhere:6379/1"}
+    with_both = open_stack(data_dir, "127.0.0.1", 0, default_models_dir(), given=both)
+    assert [spec.name for spec in with_both.specs({})] == list(SERVICES)
+
+
 def test_redis_stops_last_and_nobody_is_forgotten() -> None:
     assert set(STOP_STAGES) == {REDIS, *SERVICES}
     assert all(STOP_STAGES[REDIS] > STOP_STAGES[service] for service in SERVICES)
 
 
 def test_variables_that_are_not_taken_are_named() -> None:
-    assert ignored_variables({**INHERITED, "VITASCOPE_GATEWAY_PORT": "9000"}) == [
+    assert ignored_variables({**INHERITED, "VITASCOPE_GATEWAY_PORT": "9000", "VITASCOPE_SIGNING_KEY": "mine"}) == [
         "VITASCOPE_GATEWAY_PORT",
-        "VITASCOPE_REDIS_URL",
+        "VITASCOPE_SIGNING_KEY",
     ]
-    used = (*PASSED_ON, "VITASCOPE_CLI_DATA_DIR", "VITASCOPE_MODELS_DIR", "VITASCOPE_GPU_WORKER_NUM_THREADS")
+    used = (*PASSED_ON, *GIVEN, "VITASCOPE_CLI_DATA_DIR", "VITASCOPE_MODELS_DIR", "VITASCOPE_GPU_WORKER_NUM_THREADS")
     assert ignored_variables(dict.fromkeys(used, "")) == []
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from vitascope_cli import logs, ports
+from vitascope_cli import logs, ports, supervisor
 from vitascope_cli.stack import service_probe
 from vitascope_cli.supervisor import ChildSpec, StartError, Supervisor
 from vitascope_common.testing import is_alive
@@ -95,6 +95,32 @@ async def test_a_killed_child_comes_back_at_once_on_its_old_address(tmp_path: Pa
         assert one.changes[-1] == one.supervisor.pids
         assert "delivery was killed by SIGKILL; starting it again" in one.said
         assert "delivery was killed by SIGKILL; starting it again in 0.2 s" in one.said
+
+
+async def test_a_probe_that_loses_its_cancel_names_no_dead_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "READY_POLL_S", 0.02)
+    num_calls, is_killed = 0, False
+
+    async def probe(pid: int) -> int:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls > 1 and not is_killed:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        return pid
+
+    child = ChildSpec("redis", (sys.executable, "-c", "import time; time.sleep(60)"), dict(os.environ), probe)
+    async with running([child], tmp_path) as one:
+        await one.supervisor.start()
+        await wait_for("the probe to hang", lambda: num_calls > 1)
+        before, is_killed = one.supervisor.pids["redis"], True
+        os.kill(before, signal.SIGKILL)
+        await wait_for("a new process", lambda: one.supervisor.pids["redis"] != before)
+        num_calls = 2
+        await wait_for("more answers", lambda: num_calls > 20)
+        assert [pids["redis"] for pids in one.changes] == [before, one.supervisor.pids["redis"]]
 
 
 async def test_a_refusal_to_start_is_told_with_the_log_and_without_trying_again(tmp_path: Path) -> None:

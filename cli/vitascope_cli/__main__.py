@@ -10,8 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from vitascope import Video, Vitascope
-from vitascope_cli import connection, failures, jobs
+from vitascope_cli import connection, failures, jobs, queue_view
 from vitascope_cli.data_dir import DataDir, default_data_dir
+from vitascope_cli.options import (
+    ApiKeyOption,
+    BaseUrlOption,
+    DataDirOption,
+    JobArgument,
+    ModelsDirOption,
+    OutputOption,
+    ThumbnailOption,
+)
 from vitascope_cli.progress import PHASES
 from vitascope_common.errors import InternalError
 
@@ -23,49 +32,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=failures.EXIT_HELP,
 )
-
-THIS_STACK = "The stack"
-DataDirOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir",
-        envvar="VITASCOPE_CLI_DATA_DIR",
-        help="Folder that holds everything a local stack keeps. Default: ~/.local/share/vitascope.",
-        rich_help_panel=THIS_STACK,
-    ),
-]
-BaseUrlOption = Annotated[
-    str | None,
-    typer.Option(
-        "--base-url",
-        envvar="VITASCOPE_BASE_URL",
-        help="Address of a stack elsewhere. Default: the one that `vitascope up` runs on the data folder.",
-        rich_help_panel=THIS_STACK,
-    ),
-]
-ApiKeyOption = Annotated[
-    str | None,
-    typer.Option(
-        "--api-key",
-        envvar="VITASCOPE_API_KEY",
-        help="Its API key. Better in the variable than on the command line, where others can see it.",
-        rich_help_panel=THIS_STACK,
-    ),
-]
-ModelsDirOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--models-dir",
-        envvar="VITASCOPE_MODELS_DIR",
-        help="Folder of the models. Default: the repository's.",
-        rich_help_panel=THIS_STACK,
-    ),
-]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="Where to save the video.")]
-ThumbnailOption = Annotated[
-    Path | None, typer.Option("--thumbnail", dir_okay=False, help="Save the thumbnail (WebP) here as well.")
-]
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as `vitascope jobs` shows it.")]
+jobs_app = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
+queue_app = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(queue_app, name="queue")
+QUEUEING = "The queue"
 
 
 @app.callback()
@@ -100,6 +71,9 @@ def up(
     The first API key is in DATA_DIR/api_key; delete that file and start again to replace it. Logs are in DATA_DIR/logs.
     The worker's thread count is fixed at the first start, because a resumed video is bit-identical only under the same
     one; VITASCOPE_GPU_WORKER_NUM_THREADS changes it. Other VITASCOPE_SERVICE_… variables are passed on to that service.
+
+    VITASCOPE_DATABASE_URL (postgresql+asyncpg://…), VITASCOPE_REDIS_URL, VITASCOPE_BROKER_URL and
+    VITASCOPE_OBJECT_STORE_URL name servers to use instead of the ones that it brings.
 
     Examples:
 
@@ -153,14 +127,26 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Denoising steps: more is slower and finer.")] = None,
     guidance: Annotated[float | None, typer.Option(help="How strictly to follow the prompt.")] = None,
     negative: Annotated[str | None, typer.Option(help="What the video must not show.")] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option(min=-100, max=100, help="Among your own waiting jobs: lower is sooner.", rich_help_panel=QUEUEING),
+    ] = None,
+    service_class: Annotated[
+        str | None,
+        typer.Option("--class", help="realtime, standard or batch: one of your plan's.", rich_help_panel=QUEUEING),
+    ] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option(help="Seconds after which the job fails unless it is finished.", rich_help_panel=QUEUEING),
+    ] = None,
     base_url: BaseUrlOption = None,
     api_key: ApiKeyOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Make a video and save it.
 
-    Shows the progress until the video is done. Ctrl-C ends only the watching: the job goes on, and `vitascope follow`
-    takes it up again.
+    Shows the place in the queue, then the progress until the video is done. Ctrl-C ends only the watching: the job goes
+    on, and `vitascope follow` takes it up again.
 
     Examples:
 
@@ -178,6 +164,9 @@ def generate(
             negative_prompt=negative,
             num_inference_steps=steps,
             guidance_scale=guidance,
+            priority=priority,
+            service_class=service_class,
+            deadline_s=deadline,
         )
         _follow_and_save(client, video.id, output, thumbnail)
 
@@ -201,14 +190,24 @@ def follow(
         _follow_and_save(client, job, output, thumbnail)
 
 
-@app.command("jobs")
+@jobs_app.callback()
 def list_jobs(
+    context: typer.Context,
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many, newest first.")] = 20,
     base_url: BaseUrlOption = None,
     api_key: ApiKeyOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """List the newest jobs."""
+    """List the newest jobs.
+
+    Examples:
+
+        vitascope jobs --limit 50
+
+        vitascope jobs retry video_0193…
+    """
+    if _is_for_subcommand(context):
+        return
     with connection.connect(base_url, api_key, _data_dir(data_dir)) as client:
         videos = list(client.videos.list(limit=limit))
     table = Table(box=None, pad_edge=False)
@@ -219,6 +218,96 @@ def list_jobs(
         progress, length, prompt = f"{video.progress} %", f"{video.seconds} s", Text(_short(video.prompt))
         table.add_row(video.id, _status(video), progress, length, video.size, prompt)
     _print_table(table, "There are no jobs.")
+
+
+@jobs_app.command("retry")
+def retry_job(
+    job: JobArgument,
+    follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Watch the new job, and save its video.")] = False,
+    output: OutputOption = Path("video.mp4"),
+    thumbnail: ThumbnailOption = None,
+    base_url: BaseUrlOption = None,
+    api_key: ApiKeyOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Make a new job with the request of one that has ended, well or not.
+
+    Same seed and same parameters, so the same video; the prompt is checked again. Prints the new job's id. A model that
+    has changed since then is refused: it would make another video.
+
+    Example:
+
+        vitascope jobs retry video_0193… --follow -o ball.mp4
+    """
+    with connection.connect(base_url, api_key, _data_dir(data_dir)) as client:
+        video = client.videos.retry(job)
+        typer.echo(video.id)
+        if follow_it:
+            _follow_and_save(client, video.id, output, thumbnail)
+
+
+@queue_app.callback()
+def show_queue(
+    context: typer.Context,
+    pool: Annotated[str | None, typer.Option(help="Only this pool.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again every 2 s, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON, as the API gives it.")] = False,
+    base_url: BaseUrlOption = None,
+    api_key: ApiKeyOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Show the queues as operators see them: shares, workers and leases.
+
+    Each class and each tenant in it (a flow) is shown with its weight, what of it waits and runs, the GPU-seconds that
+    it was charged (served) and those that were its share while it waited (entitled), and its start tag: the lowest is
+    next. The key must have the scope `admin`; the one that `vitascope up` makes has it.
+
+    Examples:
+
+        vitascope queue --watch
+
+        vitascope queue --json | jq '.[].backlog_s'
+
+        vitascope queue drain --worker gpu-worker-host-4711-0a1b2c3d
+    """
+    if _is_for_subcommand(context):
+        return
+    with connection.connect(base_url, api_key, _data_dir(data_dir)) as client:
+        try:
+            queue_view.show(lambda: client.admin.queue(pool), _wide(Console()), is_json=as_json, is_watching=watch)
+        except KeyboardInterrupt:
+            raise typer.Exit(failures.EXIT_INTERRUPTED) from None
+
+
+@queue_app.command()
+def drain(
+    pool: Annotated[str | None, typer.Option(help="Default: the worker's, or the only one that has workers.")] = None,
+    worker: Annotated[str | None, typer.Option(help="Only this worker. Default: every worker of the pool.")] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Give work again.")] = False,
+    base_url: BaseUrlOption = None,
+    api_key: ApiKeyOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Give a pool, or one worker, no more work until `--undo`.
+
+    What runs there yields at its next step and resumes from its checkpoint, elsewhere or after `--undo`. Workers that
+    join a drained pool get no work either. Repeating it is harmless.
+
+    Examples:
+
+        vitascope queue drain
+
+        vitascope queue drain --worker gpu-worker-host-4711-0a1b2c3d
+
+        vitascope queue drain --undo
+    """
+    with connection.connect(base_url, api_key, _data_dir(data_dir)) as client:
+        chosen = pool or queue_view.pool_of(client.admin.queue(), worker)
+        num_workers = client.admin.drain(chosen, worker, is_draining=not undo)
+    what = "gets work again" if undo else "gets no more work"
+    who = f"worker {worker} of pool {chosen}" if worker else f"pool {chosen}"
+    line = f"{who} {what}; it concerns {num_workers} registered worker{'' if num_workers == 1 else 's'} now."
+    _stderr().print(line[0].upper() + line[1:], markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -272,6 +361,18 @@ def doctor(data_dir: DataDirOption = None, models_dir: ModelsDirOption = None) -
         raise typer.Exit(failures.EXIT_FAILED)
 
 
+def _is_for_subcommand(context: typer.Context) -> bool:
+    """Tell whether a command of its own follows. Raises BadParameter for an option before it: it would not see it."""
+    following = context.invoked_subcommand
+    if following is not None:
+        for parameter in context.command.params:
+            source = context.get_parameter_source(parameter.name or "")
+            if source is not None and source.name == "COMMANDLINE":
+                option = parameter.opts[0]
+                raise typer.BadParameter(f"{option} comes after `{following}`: it is an option of that command.")
+    return following is not None
+
+
 def _follow_and_save(client: Vitascope, video_id: str, output: Path, thumbnail: Path | None) -> None:
     console = _stderr()
     try:
@@ -304,10 +405,12 @@ def _print_table(table: Table, when_empty: str) -> None:
     if not table.row_count:
         _stderr().print(when_empty)
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=1000)  # into a pipe go whole lines
-    console.print(table, highlight=False)
+    _wide(Console()).print(table, highlight=False)
+
+
+def _wide(console: Console) -> Console:
+    """Return a console that keeps lines whole when they go into a pipe."""
+    return console if console.is_terminal else Console(width=1000)
 
 
 def _status(video: Video) -> str:

@@ -35,6 +35,8 @@ from vitascope_common.tokens import api_key_hash, new_api_key
 
 FIRST_TENANT = "default"
 FIRST_KEY_NAME = "vitascope up"
+FIRST_TENANT_CLASSES = "standard,realtime,batch"
+FIRST_KEY_SCOPES = "admin"
 MAX_DEFAULT_THREADS = 4
 LOCK_PATIENCE_S = 3.0
 """The children of an `up` that was killed hold its lock a moment longer than it did itself."""
@@ -189,33 +191,37 @@ def default_num_threads() -> int:
     return max(1, min(physical, allowed, MAX_DEFAULT_THREADS + 1) - 1)
 
 
-def migrate_database(data_dir: DataDir) -> None:
+def migrate_database(database_url: str) -> None:
     """Bring the database to the newest schema. Not from inside an event loop.
 
     Raises:
-        ConfigurationError: a newer Vitascope wrote it, or it is damaged.
+        ConfigurationError: it is away, a newer Vitascope wrote it, or it is damaged.
     """
     try:
-        migrate(data_dir.database_url)
-    except (CommandError, SQLAlchemyError) as error:
+        migrate(database_url)
+    except (CommandError, SQLAlchemyError, OSError) as error:
+        where = sa.make_url(database_url).render_as_string(hide_password=True)
         raise ConfigurationError(
-            f"The database in {data_dir.path} cannot be used: {str(error).splitlines()[0]}. "
-            "If a newer Vitascope wrote it, use that one; else choose another folder with --data-dir."
+            f"The database {where} cannot be used: {(str(error).splitlines() or [type(error).__name__])[0]}. "
+            "If a newer Vitascope wrote it, use that one; else choose another folder with --data-dir, or another "
+            "database with VITASCOPE_DATABASE_URL."
         ) from error
 
 
-def ensure_api_key(data_dir: DataDir) -> str:
+def ensure_api_key(data_dir: DataDir, database_url: str) -> str:
     """Return the first API key; after it, the file and the database agree. Only under the lock, after the migration.
+
+    Its tenant may use every class and the key may do what operators do, also where an older Vitascope made them.
 
     The file decides: the key in it is entered if the database does not know it (a new database), and every other one
     made here is revoked, so that deleting the file and starting again ends the old key. A key that was revoked is
     replaced. Not from inside an event loop.
     """
-    return asyncio.run(_ensure_api_key(data_dir))
+    return asyncio.run(_ensure_api_key(data_dir, database_url))
 
 
-async def _ensure_api_key(data_dir: DataDir) -> str:
-    database = Database(data_dir.database_url)
+async def _ensure_api_key(data_dir: DataDir, database_url: str) -> str:
+    database = Database(database_url)
     try:
         key = _read_key(data_dir.api_key_file)
         async with database.read() as connection:
@@ -232,6 +238,9 @@ async def _ensure_api_key(data_dir: DataDir) -> str:
                 await connection.execute(
                     tenants.insert().values(tenant_id=FIRST_TENANT, name=FIRST_TENANT, created_at_ms=now)
                 )
+            await connection.execute(
+                tenants.update().where(tenants.c.tenant_id == FIRST_TENANT).values(classes=FIRST_TENANT_CLASSES)
+            )
             others = (api_keys.c.name == FIRST_KEY_NAME) & (api_keys.c.key_sha256 != key_sha256)
             await connection.execute(
                 api_keys.update().where(others, api_keys.c.revoked_at_ms.is_(None)).values(revoked_at_ms=now)
@@ -242,6 +251,9 @@ async def _ensure_api_key(data_dir: DataDir) -> str:
                         key_sha256=key_sha256, tenant_id=FIRST_TENANT, name=FIRST_KEY_NAME, created_at_ms=now
                     )
                 )
+            await connection.execute(
+                api_keys.update().where(api_keys.c.key_sha256 == key_sha256).values(scopes=FIRST_KEY_SCOPES)
+            )
         return key
     finally:
         await database.close()

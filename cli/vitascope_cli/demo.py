@@ -18,6 +18,7 @@ from vitascope import Vitascope
 from vitascope_cli import jobs, provenance
 from vitascope_cli.data_dir import DataDir
 from vitascope_cli.progress import duration
+from vitascope_cli.stack import GIVEN, current_environment
 from vitascope_common.errors import InternalError
 from vitascope_common.process import dying_with_parent
 
@@ -100,12 +101,14 @@ def running_stack(data_dir: Path, models_dir: Path) -> Iterator[dict[str, Any]]:
     """
     command = [sys.executable, "-m", "vitascope_cli", "up", "--port", "0"]
     command += ["--data-dir", str(data_dir), "--models-dir", str(models_dir)]
+    environ = {name: value for name, value in current_environment().items() if name not in GIVEN}
     with subprocess.Popen(
         dying_with_parent(command),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,  # Ctrl-C is for us; we stop it in order
+        env=environ,  # all of it is in the folder: nothing stays on a server that the shell happens to name
     ) as process:
         try:
             line = process.stdout.readline() if process.stdout else ""

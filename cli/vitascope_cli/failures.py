@@ -10,6 +10,7 @@ EXIT_USAGE = 2
 EXIT_AWAY = 3
 EXIT_REFUSED = 4
 EXIT_INTERRUPTED = 130
+CONFLICT = 409
 
 EXIT_HELP = """
 Exit status: 0 done. 1 the job failed or was cancelled, a check failed, or the stack could not start. 2 the command line
@@ -47,6 +48,8 @@ HANDLED = tuple(kind for kind, _, _ in _ADVICE)
 def explain(error: Exception) -> tuple[str, int]:
     """Return the line for an error (code, message, what to do) and the exit status."""
     _, status, advice = next(row for row in _ADVICE if isinstance(error, row[0]))
+    if getattr(error, "status", None) == CONFLICT:
+        advice = ""  # the request is well formed; the message says what stands against it
     message = getattr(error, "message", None) or str(error)
     param = getattr(error, "param", None)
     text = f"{param}: {message}" if param and param not in message else message

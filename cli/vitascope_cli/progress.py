@@ -45,6 +45,8 @@ class Timeline:
     step: int = 0
     steps: int = 0
     eta_s: float | None = None
+    position: int | None = None
+    """Jobs before this one while it waits; None: not known."""
     durations_s: dict[str, float] = field(default_factory=dict)
     """Finished phases, in order; a phase that was entered again adds up."""
     _since_s: float = 0.0
@@ -62,6 +64,7 @@ class Timeline:
         self.steps = int(data.get("steps", data.get("steps_total", self.steps)) or 0)
         self.eta_s = data.get("eta_s", data.get("eta_seconds"))
         phase = _phase(event, self.phase)
+        self.position = data.get("position", data.get("queue_position")) if phase == "queued" else None
         if phase != self.phase:
             if self.phase:
                 spent_s = max(0.0, at_s - self._since_s)
@@ -69,8 +72,10 @@ class Timeline:
             self.phase, self._since_s = phase, at_s
 
     def describe(self) -> str:
-        """Return the phase for people, with the step where there is one."""
+        """Return the phase for people, with the step or the place in the queue where there is one."""
         text = PHASES.get(self.phase, self.phase)
+        if self.phase == "queued" and self.position is not None:
+            return f"{text}, {f'{self.position} before it' if self.position else 'next in line'}"
         return f"{text}, step {self.step}/{self.steps}" if self.phase == "denoising" and self.steps else text
 
 
@@ -112,17 +117,20 @@ class Display(Protocol):
 
 
 class _Lines:
-    """For logs and pipes: one line per phase, and one per quarter of the steps."""
+    """For logs and pipes: one line per phase, per place in the queue, and per quarter of the steps."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._shown: tuple[str, int] = ("", 0)
+        self._shown: tuple[str, int, int | None] = ("", 0, None)
 
     def show(self, timeline: Timeline) -> None:
         quarter = 4 * timeline.step // timeline.steps if timeline.phase == "denoising" and timeline.steps else 0
-        if (timeline.phase, quarter) != self._shown:
-            self._shown = (timeline.phase, quarter)
-            self._console.print(f"  {timeline.describe()}", highlight=False)
+        shown = (timeline.phase, quarter, timeline.position)
+        if shown != self._shown:
+            self._shown = shown
+            waits = timeline.position is not None and timeline.eta_s is not None
+            left = f", finished in about {duration(timeline.eta_s or 0)}" if waits else ""
+            self._console.print(f"  {timeline.describe()}{left}", highlight=False)
 
 
 class _Bar:
@@ -138,7 +146,7 @@ class _Bar:
             description=timeline.describe(),
             total=timeline.steps or None,
             completed=timeline.steps if timeline.phase == "completed" else timeline.step,
-            eta_s=timeline.eta_s if timeline.phase == "denoising" else None,
+            eta_s=timeline.eta_s if timeline.phase in ("denoising", "queued") else None,
         )
 
 

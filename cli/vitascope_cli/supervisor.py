@@ -210,6 +210,8 @@ class Supervisor:
         started_s = time.monotonic()
         while True:
             pid = await child.spec.probe(process.pid)
+            if process.returncode is not None:  # a library that the probe uses may lose the cancel of its end
+                return
             if pid is not None and child.ready_at_s is None:
                 child.ready_at_s = time.monotonic()
                 self._say(f"{child.spec.name} is ready after {child.ready_at_s - started_s:.1f} s (pid {pid})")

@@ -10,7 +10,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vitascope_cli.data_dir import DataDir, ensure_api_key, migrate_database
-from vitascope_cli.stack import REDIS, STOP_BY_S, Stack, current_environment, ignored_variables, open_stack
+from vitascope_cli.stack import (
+    REDIS,
+    STOP_BY_S,
+    Stack,
+    current_environment,
+    given_servers,
+    ignored_variables,
+    open_stack,
+)
 from vitascope_cli.supervisor import StartError, Supervisor
 from vitascope_common.errors import ConfigurationError
 from vitascope_common.settings import SERVICES
@@ -34,9 +42,9 @@ def up(data_dir: DataDir, host: str, port: int, models_dir: Path) -> int:
     data_dir.prepare()
     with data_dir.locked() as lock:
         data_dir.remove_state()
-        migrate_database(data_dir)
-        api_key = ensure_api_key(data_dir)
-        stack = open_stack(data_dir, host, port, models_dir, _num_threads(environ))
+        stack = open_stack(data_dir, host, port, models_dir, _num_threads(environ), given_servers(environ))
+        migrate_database(stack.database_url)
+        api_key = ensure_api_key(data_dir, stack.database_url)
         return asyncio.run(_run(stack, api_key, environ, lock))
 
 
@@ -68,7 +76,7 @@ async def _run(stack: Stack, api_key: str, environ: Mapping[str, str], lock: int
 
     def write_state(pids: Mapping[str, int]) -> None:
         if is_up:
-            more = {"redis_pid": pids[REDIS], "redis_url": stack.redis_url, "pid": os.getpid()}
+            more = {"redis_pid": pids.get(REDIS), "redis_url": stack.redis_url, "pid": os.getpid()}
             try:
                 stack.data_dir.write_state({**describe(pids), **more})
             except OSError as error:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 from vitascope_common import ids
 from vitascope_common.database import Database, migrate
 from vitascope_common.errors import UnavailableError
-from vitascope_common.jobs import GENERATE
+from vitascope_common.jobs import GENERATE, JsonParams, Kind, Stage
 from vitascope_common.registry import ModelCard, Registry
 from vitascope_common.tables import METADATA, jobs, outbox, tasks
 from vitascope_common.tokens import api_key_hash
@@ -80,6 +81,10 @@ def new_job(card: ModelCard, tenant_id: str = "acme", **fields: Any) -> NewJob:
     )
 
 
+def replace_group_size(card: ModelCard, group_size: int) -> ModelCard:
+    return card.model_copy(update={"group_size": group_size})
+
+
 async def rows(database: Database, table: sa.Table) -> list[dict[str, Any]]:
     async with database.read() as connection:
         found = await connection.execute(sa.select(table).order_by(*table.primary_key.columns))
@@ -114,6 +119,52 @@ def test_a_job_is_written_whole(runner: asyncio.Runner, database: Database, card
     assert {one["tenant_id"] for one in everything} == {"acme"}
     assert {one["traceparent"] for one in everything} == {job.traceparent}
     assert {one["created_at_ms"] for one in everything} == {job.created_at_ms}
+
+
+def test_class_priority_deadline_and_origin_are_kept(
+    runner: asyncio.Runner, database: Database, card: ModelCard
+) -> None:
+    job = new_job(card)
+    asked = replace(job, class_name="batch", priority=-3, deadline_at_ms=job.created_at_ms + 5_000, retry_of="video_0")
+    runner.run(admit(database, asked))
+    (row,) = runner.run(rows(database, jobs))
+    assert (row["class_name"], row["deadline_at_ms"], row["retry_of"]) == ("batch", asked.deadline_at_ms, "video_0")
+    assert {(one["class_name"], one["priority"]) for one in runner.run(rows(database, tasks))} == {("batch", -3)}
+
+
+def test_a_kind_is_data(runner: asyncio.Runner, database: Database, card: ModelCard) -> None:
+    kind = Kind(
+        "search",
+        (
+            Stage("try", executor="trial", pool=None, needs=None, yieldable=True, unit="trial", num_shards=6),
+            Stage(
+                "score",
+                executor="cpu",
+                pool="cpu",
+                needs="try",
+                yieldable=False,
+                unit="trial",
+                num_shards=6,
+                needs_same_shard=True,
+            ),
+            Stage("best", executor="cpu", pool="cpu", needs="score", yieldable=False, unit="trial", publishes=True),
+        ),
+    )
+    params = {"try": JsonParams({"budget": 3}), "score": JsonParams({}), "best": JsonParams({"keep": 1})}
+    costs_s = {"try": 7.0, "score": 1.0}
+    job = replace(new_job(card), kind=kind, params=params, costs_s=costs_s, card=replace_group_size(card, 2))
+    runner.run(admit(database, job))
+    found = {(one["stage"], one["shard"]): one for one in runner.run(rows(database, tasks))}
+    assert len(found) == 13
+    assert [found["try", shard]["state"] for shard in range(6)] == ["ready"] * 4 + ["waiting"] * 2
+    ready = [one["payload"]["task_id"] for one in runner.run(rows(database, outbox)) if one["topic"] == "ready"]
+    assert ready == [ids.task_id(job.job_id, "try", shard) for shard in range(4)]
+    assert {(one["needs"], one["num_needed"]) for (name, _), one in found.items() if name == "score"} == {("try", 1)}
+    best = found["best", 0]
+    assert (best["needs"], best["num_needed"], best["needs_same_shard"], best["publishes"]) == ("score", 6, False, True)
+    assert (found["try", 0]["cost_s"], found["try", 0]["group_size"], found["try", 0]["pool"]) == (14.0, 2, card.pool)
+    assert (found["score", 0]["cost_s"], found["score", 0]["group_size"], best["cost_s"]) == (1.0, 1, 0.0)
+    assert (found["try", 5]["params"], best["params"]) == ({"budget": 3}, {"keep": 1})
 
 
 @pytest.mark.parametrize("table", ["tasks", "outbox"])
@@ -178,8 +229,9 @@ def test_what_is_admitted_is_shown_to_its_tenant_page_by_page(
 def test_a_key_opens_for_its_tenant_alone(runner: asyncio.Runner, database: Database) -> None:
     store = SqlStore(database)
     keys = [runner.run(add_tenant(database, name)) for name in ("acme", "other")]
-    assert [runner.run(store.tenant_of(api_key_hash(key))) for key in keys] == ["acme", "other"]
-    assert runner.run(store.tenant_of(api_key_hash(keys[0] + "x"))) is None
+    callers = [runner.run(store.caller(api_key_hash(key))) for key in keys]
+    assert [caller and caller.tenant_id for caller in callers] == ["acme", "other"]
+    assert runner.run(store.caller(api_key_hash(keys[0] + "x"))) is None
 
 
 def test_a_database_that_is_away_is_said_to_be_and_nothing_else(card: ModelCard) -> None:

@@ -1,106 +1,23 @@
 """The job manager over SQLite and PostgreSQL: every transition, twice, late, and against each other."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from vitascope_common import ids, tables
-from vitascope_common.database import Database, migrate
+from vitascope_common.database import Database
 from vitascope_common.errors import NotFoundError, UnavailableError
 from vitascope_common.executor import Action, Outcome
 from vitascope_common.jobs import JobState, Progress, TaskState
 from vitascope_scheduler.job_manager import MAX_FAILURES, Ended, JobManager, Report, TaskStatus
 from vitascope_scheduler.reader import Reader
-from vitascope_scheduler.tasks import TaskRow
-from vitascope_scheduler.testing import NUM_STEPS, TENANT, add_tenant, admit, artifact, checkpoint
+from vitascope_scheduler.testing import NUM_STEPS, TENANT, Sql, admit, artifact, checkpoint
 
 MANIFEST = artifact("manifest", "manifest")
 MEZZANINE = artifact("mezzanine", "mezzanine")
-
-
-@pytest.fixture(scope="session")
-def postgres_url(new_postgres_database: Callable[[], str]) -> str:
-    url = new_postgres_database()
-    migrate(url)
-    return url
-
-
-@pytest.fixture(scope="session")
-def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("template") / "vitascope.db"
-    migrate(f"sqlite+aiosqlite:///{path}")
-    return path.read_bytes()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgresql":
-        return str(request.getfixturevalue("postgres_url"))
-    path = tmp_path / "vitascope.db"
-    path.write_bytes(request.getfixturevalue("empty_sqlite"))
-    return f"sqlite+aiosqlite:///{path}"
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url, pool_size=10)
-    async with database.transaction() as connection:
-        for table in reversed(tables.METADATA.sorted_tables):
-            await connection.execute(sa.delete(table))
-    await add_tenant(database)
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-def manager(database: Database) -> JobManager:
-    return JobManager(database)
-
-
-class Sql:
-    """What the tests look at."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-
-    async def rows(self, table: sa.Table, **where: Any) -> list[dict[str, Any]]:
-        statement = sa.select(table).where(*(table.c[name] == value for name, value in where.items()))
-        async with self.database.read() as connection:
-            return [dict(row) for row in (await connection.execute(statement)).mappings()]
-
-    async def job(self, job_id: str) -> dict[str, Any]:
-        (row,) = await self.rows(tables.jobs, job_id=job_id)
-        return row
-
-    async def task(self, task_id: str) -> TaskRow:
-        return (await Reader(self.database).tasks([task_id]))[task_id]
-
-    async def states(self, job_id: str) -> dict[str, str]:
-        return {row["stage"]: row["state"] for row in await self.rows(tables.tasks, job_id=job_id)}
-
-    async def events(self, job_id: str) -> list[tuple[str, int, dict[str, Any]]]:
-        rows = await self.rows(tables.outbox, job_id=job_id, topic="event")
-        rows.sort(key=lambda row: row["outbox_id"])
-        return [(row["payload"]["type"], row["payload"]["version"], row["payload"]["data"]) for row in rows]
-
-    async def ready(self, job_id: str) -> list[str]:
-        rows = await self.rows(tables.outbox, job_id=job_id, topic="ready")
-        rows.sort(key=lambda row: row["outbox_id"])
-        return [row["payload"]["task_id"] for row in rows]
-
-    async def ledger(self, task_id: str) -> list[tuple[int, str, float]]:
-        rows = await self.rows(tables.ledger, task_id=task_id)
-        return sorted((row["attempt"], row["outcome"], row["used_s"]) for row in rows)
-
-
-@pytest.fixture
-def look(database: Database) -> Sql:
-    return Sql(database)
 
 
 @pytest.fixture
@@ -365,6 +282,42 @@ class TestYields:
         assert kinds.count("checkpoint") == 1
         assert (await look.events(job_id))[-1] == ("resumed", len(kinds), {"from_step": 10})
         assert (await look.job(job_id))["state"] == "running"
+
+    async def test_it_is_known_how_often_a_task_gave_way_in_its_last_hour_of_running(
+        self, manager: JobManager, look: Sql, first: str
+    ) -> None:
+        found = []
+        for attempt, used_s in enumerate([100.0, 200.0, 3500.0, 50.0], start=1):
+            await manager.claim(first, "w1")
+            await manager.report(Report(first, attempt, Outcome.YIELDED, used_s=used_s))
+            row = await look.task(first)
+            found.append((row.ran_s, row.yielded_at_s, row.num_recent_yields))
+        assert found == [
+            (100.0, [100.0], 1),
+            (300.0, [100.0, 300.0], 2),
+            (3800.0, [100.0, 300.0, 3800.0], 2),
+            (3850.0, [100.0, 300.0, 3800.0, 3850.0], 3),
+        ]
+        await manager.claim(first, "w1")
+        await manager.heartbeat(TaskStatus(first, 5, used_s=60.0))
+        assert (await look.task(first)).num_recent_yields == 2  # hours of waiting do not count, minutes of running do
+
+    async def test_every_attempt_that_ended_has_run(self, manager: JobManager, look: Sql, first: str) -> None:
+        claim = await manager.claim(first, "w1")
+        assert claim.row is not None
+        await manager.heartbeat(TaskStatus(first, 1, used_s=7.0))
+        await manager.lose(claim.row, ids.now_ms())
+        await manager.claim(first, "w1")
+        await manager.report(Report(first, 2, Outcome.FAILED, is_retryable=True, used_s=5.0))
+        row = await look.task(first)
+        assert (row.ran_s, row.used_s, row.yielded_at_s, row.num_recent_yields) == (12.0, 0.0, [], 0)
+
+    async def test_only_the_last_few_yields_are_kept(self, manager: JobManager, look: Sql, first: str) -> None:
+        for attempt in range(1, 21):
+            await manager.claim(first, "w1")
+            await manager.report(Report(first, attempt, Outcome.YIELDED, used_s=1.0))
+        row = await look.task(first)
+        assert row.yielded_at_s == [13.0, 14.0, 15.0, 16.0, 17.0, 18.0, 19.0, 20.0]
 
 
 class TestCheckpoints:

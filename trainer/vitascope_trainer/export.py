@@ -61,7 +61,7 @@ _CARD: dict[str, Any] = {
     "cost": {"fixed_s": 0.2, "per_step_frame_s": 0.002},
     "price": {"usd_micros_per_second": 1000},
     "attention": {"temporal": "full"},
-    "parallelism": {"tensor_parallel": [1]},
+    "parallelism": {"tensor_parallel": [1, 2]},
     "provenance": {
         "training_data": "A procedural world, drawn by vitascope_trainer/world.py; no recorded or scraped media.",
         "recipe": (

@@ -220,6 +220,31 @@ def test_a_target_that_cannot_be_written_is_reported(store, tmp_path):
         store.get_file("a", tmp_path / "file/below")
 
 
+@pytest.mark.parametrize("left", ["nothing", "an empty folder", "a file"])
+def test_objects_are_not_missing_when_the_whole_store_is(store, tmp_path, left):
+    store.put_bytes("a/b.bin", b"1", "application/octet-stream")
+    root = next(path for path in tmp_path.rglob("a") if path.is_dir()).parent
+    away = tmp_path / "elsewhere"
+    root.rename(away)
+    if left == "a file":
+        root.touch()
+    elif left == "an empty folder":  # where it was mounted
+        root.mkdir()
+    for call in (
+        lambda: store.get_bytes("a/b.bin"),
+        lambda: store.stat("a/b.bin"),
+        lambda: store.put_bytes("a/c.bin", b"2", "application/octet-stream"),
+    ):
+        with pytest.raises(UnavailableError):
+            call()
+    if left == "a file":
+        root.unlink()
+    elif left == "an empty folder":
+        root.rmdir()
+    away.rename(root)
+    assert store.get_bytes("a/b.bin") == b"1"
+
+
 def test_a_store_whose_folder_is_gone_says_so(store, tmp_path):
     store.check()
     (tmp_path / "objects/.tmp").rmdir()

@@ -149,3 +149,10 @@ def test_each_service_begins_its_own_way():
     prefixes = [service_prefix(service) for service in SERVICES]
     assert len(set(prefixes)) == len(SERVICES)
     assert service_prefix("gpu-worker") == "VITASCOPE_GPU_WORKER_"
+
+
+def test_a_redis_url_of_no_known_form_is_refused_without_its_password(environment):
+    environment.setenv("VITASCOPE_REDIS_URL", "redis+cluster://:hunter2@a:6379/3")
+    message = refusal()
+    assert "VITASCOPE_REDIS_URL: a redis+cluster:// URL ends after its hosts" in message
+    assert "hunter2" not in message

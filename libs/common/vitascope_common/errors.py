@@ -14,7 +14,9 @@
     │   ├── VideoFailedError            video_failed
     │   └── VideoExpiredError           video_expired
     ├── ConflictError                   conflict                conflict
-    │   └── StaleAttemptError           stale_attempt
+    │   ├── StaleAttemptError           stale_attempt
+    │   ├── VideoNotFinishedError       not_finished
+    │   └── ModelChangedError           model_changed
     ├── QuotaExceededError              quota_exceeded          exhausted
     ├── UnavailableError                unavailable             unavailable
     ├── DeadlineError                   deadline_exceeded       timeout
@@ -171,6 +173,20 @@ class StaleAttemptError(ConflictError):
 
     code = "stale_attempt"
     default_message = "This attempt no longer holds the task."
+
+
+class VideoNotFinishedError(ConflictError):
+    """The job is still under way; this is for those that have ended."""
+
+    code = "not_finished"
+    default_message = "The video is not finished yet."
+
+
+class ModelChangedError(ConflictError):
+    """The model is not what it was when the job was accepted: the same request would make another video."""
+
+    code = "model_changed"
+    default_message = "The model has changed since then."
 
 
 class QuotaExceededError(VitascopeError):

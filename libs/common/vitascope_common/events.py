@@ -24,7 +24,7 @@ FEED_MAX_EVENTS = 10_000
 class EventType(StrEnum):
     """What can happen to a job, as clients see it."""
 
-    QUEUED = "queued"  # reason, when it comes back
+    QUEUED = "queued"  # reason, when it comes back; to followers, while it waits: position, eta_s (kept nowhere)
     STARTED = "started"
     PROGRESS = "progress"  # step, steps, percent, eta_s, phase
     CHECKPOINT = "checkpoint"  # step
@@ -113,12 +113,12 @@ def _arguments(event: Event) -> list[str]:
 
 
 def append(redis: Redis, event: Event) -> str | None:
-    """Append an event; None when the fence dropped it. Raises redis.RedisError when Redis is away."""
+    """Append an event; None when the fence dropped it. Raises one of redis_clients.ERRORS when Redis is away."""
     return cast("str | None", redis.eval(APPEND_EVENT, 3, *_arguments(event)))
 
 
 async def append_async(redis: AsyncRedis, event: Event) -> str | None:
-    """Append an event; None when the fence dropped it. Raises redis.RedisError when Redis is away."""
+    """Append an event; None when the fence dropped it. Raises one of redis_clients.ERRORS when Redis is away."""
     return cast("str | None", await cast(Any, redis.eval(APPEND_EVENT, 3, *_arguments(event))))
 
 

@@ -44,8 +44,23 @@ def idle(pool: str) -> str:
     return f"idle:{{{pool}}}"
 
 
+def workers(pool: str) -> str:
+    """ZSET worker -> expiry (ms) of its registration, busy ones too; owner: the scheduler; no expiry."""
+    return f"workers:{{{pool}}}"
+
+
+def drains(pool: str) -> str:
+    """SET of the workers that get no more work, "" = all of them: cache of a table; owner: the scheduler; no expiry."""
+    return f"drains:{{{pool}}}"
+
+
+def served(pool: str) -> str:
+    """HASH per flow and class: GPU-ms charged, GPU-s entitled, in this epoch; owner: the scheduler; no expiry."""
+    return f"served:{{{pool}}}"
+
+
 def worker(pool: str, worker_id: str) -> str:
-    """HASH {slots, free, device, group_size, models}; owner: the scheduler; expires with the registration."""
+    """HASH {slots, withheld, drained, device, models}; owner: the scheduler; expires with the registration."""
     return f"worker:{{{pool}}}:{worker_id}"
 
 
@@ -60,7 +75,7 @@ def inbox(pool: str, worker_id: str) -> str:
 
 
 def classes(pool: str) -> str:
-    """HASH {v, in-flight count and per class F and weight}: upper level of SFQ; owner: the scheduler; no expiry."""
+    """HASH {v, counts, backlog, and per class F, floor, head}: upper level of SFQ; owner: the scheduler; no expiry."""
     return f"classes:{{{pool}}}"
 
 
@@ -70,7 +85,7 @@ def class_heads(pool: str) -> str:
 
 
 def flows(pool: str, class_name: str) -> str:
-    """HASH {v, and per tenant F, weight, cap, arrival}: lower level of SFQ; owner: the scheduler; no expiry."""
+    """HASH {v, counts, and per tenant F, floor, head, weight}: lower level of SFQ; owner: the scheduler; no expiry."""
     return f"flows:{{{pool}}}:{class_name}"
 
 
@@ -79,18 +94,23 @@ def flow_heads(pool: str, class_name: str) -> str:
     return f"flow_heads:{{{pool}}}:{class_name}"
 
 
+def backlogs(pool: str, class_name: str) -> str:
+    """ZSET tenant -> GPU-ms that wait in its flow, whether eligible or not; owner: the scheduler; gone when empty."""
+    return f"backlogs:{{{pool}}}:{class_name}"
+
+
 def flow_queue(pool: str, class_name: str, tenant_id: str) -> str:
     """ZSET task -> priority then arrival, what waits in one flow; owner: the scheduler; gone when empty."""
     return f"queue:{{{pool}}}:{class_name}:{tenant_id}"
 
 
 def queued_task(pool: str, task: str) -> str:
-    """HASH {tenant, class, cost, charged, prepaid, weights, worker, state}; owner: the scheduler; gone when settled."""
+    """HASH {state, class, cost, charged, weights, worker, yields_to}; owner: the scheduler; gone when settled."""
     return f"task:{{{pool}}}:{task}"
 
 
 def in_flight(pool: str) -> str:
-    """HASH tenant -> tasks in flight, all classes together; owner: the scheduler; no expiry."""
+    """HASH per tenant: tasks in flight, all classes together, and its cap; owner: the scheduler; no expiry."""
     return f"in_flight:{{{pool}}}"
 
 

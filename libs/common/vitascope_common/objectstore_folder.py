@@ -42,7 +42,7 @@ class FolderStore:
         self._root = root
         self._temp = root / ".tmp"
         self._meta = root / ".meta"
-        with _translated(""):
+        with self._translated(""):
             make_folder(self._temp)
             self._sweep(time.time() - STALE_TEMP_S)
 
@@ -61,13 +61,13 @@ class FolderStore:
 
     def get_bytes(self, key: str) -> bytes:
         """Return an object whole; see ObjectStore."""
-        with _translated(key):
+        with self._translated(key):
             return self._path(key).read_bytes()
 
     def get_file(self, key: str, path: Path, sha256: str | None = None) -> None:
         """Copy an object out of the store; see ObjectStore."""
         digest = hashlib.sha256()
-        with _translated(key):
+        with self._translated(key):
             source = self._path(key).open("rb")
         with local_file(path), source, atomic_writer(path) as target:
             while chunk := source.read(CHUNK_BYTES):
@@ -79,7 +79,7 @@ class FolderStore:
         """Stream part of an object; see ObjectStore."""
         check_range(start, end)
         path = self._path(key)
-        with _translated(key):
+        with self._translated(key):
             file = path.open("rb")
         num_bytes = os.fstat(file.fileno()).st_size
         if start >= num_bytes and start > 0:
@@ -90,7 +90,7 @@ class FolderStore:
 
     def stat(self, key: str) -> ObjectInfo:
         """Describe an object; see ObjectStore."""
-        with _translated(key):
+        with self._translated(key):
             status = self._path(key).stat()
             if not self._path(key).is_file():
                 raise FileNotFoundError
@@ -111,7 +111,7 @@ class FolderStore:
         """Remove an object; see ObjectStore."""
         path = self._path(key)
         for file, top in ((self._meta_path(key), self._meta), (path, self._root)):
-            with _translated(key), contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            with self._translated(key), contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 file.unlink()
             _prune(file.parent, top)
 
@@ -125,15 +125,17 @@ class FolderStore:
     def check(self) -> None:
         """Write and remove a small file."""
         probe = self._temp / f"check-{os.urandom(8).hex()}"
-        with _translated(""):
+        with self._translated(""):
             probe.write_bytes(b"ok")
             probe.unlink()
 
     def _put(self, key: str, chunks: Iterator[bytes], media_type: str) -> ObjectInfo:
         path = self._path(key)
+        if not self._temp.is_dir():  # else the folder would be made anew beneath the place where it is to be mounted
+            raise UnavailableError("The object store folder is gone.")
         digest = hashlib.sha256()
         is_new = True
-        with _translated(key):
+        with self._translated(key):
             try:
                 with atomic_writer(path, temp_folder=self._temp, exclusive=True) as file:
                     for chunk in chunks:
@@ -153,6 +155,21 @@ class FolderStore:
         if (old.sha256 or sha256_of(path)) != sha256:
             raise ConflictError(f"Object {key} already holds other content.", param="key", detail={"key": key})
         return old
+
+    @contextlib.contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            if not key or not self._temp.is_dir():  # moved or not mounted: that says nothing about an object
+                raise UnavailableError("The object store folder is gone.") from error
+            if isinstance(error, NotADirectoryError):
+                raise ConflictError(
+                    f"Object {key} would lie below another object.", param="key", detail={"key": key}
+                ) from error
+            raise ObjectNotFoundError(f"There is no object {key}.", detail={"key": key}) from error
+        except OSError as error:
+            raise UnavailableError(f"The object store folder cannot be used: {error.strerror}.") from error
 
     def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
         try:
@@ -184,7 +201,7 @@ class FolderStore:
             "media_type": media_type,
             "sha256": sha256,
         }
-        with _translated(key), atomic_writer(self._meta_path(key), temp_folder=self._temp, durable=False) as file:
+        with self._translated(key), atomic_writer(self._meta_path(key), temp_folder=self._temp, durable=False) as file:
             file.write(json.dumps(meta).encode())
 
     def _read_meta(self, key: str, status: os.stat_result) -> tuple[str, str | None]:
@@ -234,19 +251,3 @@ def _prune(folder: Path, top: Path) -> None:
         while folder != top:
             folder.rmdir()
             folder = folder.parent
-
-
-@contextlib.contextmanager
-def _translated(key: str) -> Iterator[None]:
-    try:
-        yield
-    except (FileNotFoundError, IsADirectoryError) as error:
-        if not key:
-            raise UnavailableError("The object store folder is gone.") from error
-        raise ObjectNotFoundError(f"There is no object {key}.", detail={"key": key}) from error
-    except NotADirectoryError as error:
-        raise ConflictError(
-            f"Object {key} would lie below another object.", param="key", detail={"key": key}
-        ) from error
-    except OSError as error:
-        raise UnavailableError(f"The object store folder cannot be used: {error.strerror}.") from error

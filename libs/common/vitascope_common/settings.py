@@ -22,6 +22,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from vitascope_common import redis_url
 from vitascope_common.errors import ConfigurationError
 
 PREFIX = "VITASCOPE_"
@@ -144,6 +145,16 @@ class UsesRedis(ServiceSettings):
     """For the services that touch queues or events."""
 
     redis_url: SecretStr
+    """`redis://…`, `redis+sentinel://…/MASTER_NAME` or `redis+cluster://…`, see redis_url.py. May hold a password."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis_url(cls, value: SecretStr) -> SecretStr:
+        try:
+            redis_url.parse(value.get_secret_value())
+        except ConfigurationError as error:
+            raise ValueError(error.message) from None
+        return value
 
 
 class UsesBroker(ServiceSettings):

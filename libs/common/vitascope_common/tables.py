@@ -120,6 +120,7 @@ tasks = sa.Table(
     _text("unit"),
     _text("phase"),
     sa.Column("cost_s", sa.Float, nullable=False, server_default=sa.text("0")),  # estimate x group size, seconds
+    sa.Column("cost_ratio", sa.Float, nullable=False, server_default=sa.text("1")),  # of `cost_ratios`, in cost_s
     sa.Column("used_s", sa.Float, nullable=False, server_default=sa.text("0")),  # of the running attempt, cumulative
     sa.Column("ran_s", sa.Float, nullable=False, server_default=sa.text("0")),  # of the attempts before, together
     sa.Column(

@@ -60,8 +60,8 @@ class Attention(nn.Module):
             k, v = self.kv(context_BKD).chunk(2, dim=-1)
         else:
             q, k, v = self.qkv(x_BQD).chunk(3, dim=-1)
-        q_BHQE, k_BHKE, v_BHKE = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
-        head = q_BHQE.shape[-1]
+        head = len(self.q_norm)  # a rank of several holds fewer heads than `num_heads`, never narrower ones
+        q_BHQE, k_BHKE, v_BHKE = (part.unflatten(-1, (-1, head)).transpose(1, 2) for part in (q, k, v))
         q_BHQE = functional.rms_norm(q_BHQE, (head,), self.q_norm, 1e-6) * head**-0.5
         k_BHKE = functional.rms_norm(k_BHKE, (head,), self.k_norm, 1e-6)
         # At 5 to 40 tokens two plain matrix products beat the fused kernel on a CPU, forward and backward.

@@ -220,6 +220,51 @@ def test_create_sends_what_was_given_and_nothing_else() -> None:
     )
 
 
+def test_how_a_video_waits_is_sent_and_shown() -> None:
+    shown = {"service_class": "batch", "priority": -5, "deadline_at": 90, "retry_of": None}
+    api, server = client({**VIDEO, **shown})
+    video = api.videos.create(prompt="x", deadline_s=89.5, priority=-5, service_class="batch")
+    sent = json.loads(server.requests[0].content)
+    assert sent == {"prompt": "x", "deadline_s": 89.5, "priority": -5, "service_class": "batch"}
+    assert (video.service_class, video.priority, video.deadline_at, video.retry_of) == ("batch", -5, 90, None)
+
+
+def test_a_retry_names_the_video_it_repeats_and_is_never_sent_twice() -> None:
+    api, server = client({**VIDEO, "id": "video_2", "retry_of": ID})
+    video = api.videos.retry(ID)
+    assert (video.id, video.retry_of) == ("video_2", ID)
+    assert (server.requests[0].method, server.requests[0].url.path) == ("POST", f"/v1/videos/{ID}/retry")
+    for answer, kind in (
+        (failure(503), ServerError),
+        (httpx.ReadError("the connection broke"), APIConnectionError),
+        (failure(409, "not_finished"), InvalidRequestError),
+    ):
+        api, server = client(answer)
+        with pytest.raises(kind):
+            api.videos.retry(ID)
+        assert len(server.requests) == 1
+
+
+def test_operators_see_pools_and_drain_them() -> None:
+    api, server = client({"object": "queue", "pools": [{"pool": "default"}]})
+    assert api.admin.queue() == ({"pool": "default"},)
+    api.admin.queue("default")
+    assert [str(one.url) for one in server.requests] == [
+        "http://gateway.test/admin/v1/queue",
+        "http://gateway.test/admin/v1/queue?pool=default",
+    ]
+    api, server = client({"num_workers": 2})
+    assert api.admin.drain("default") == 2
+    assert api.admin.drain("default", "worker-1", is_draining=False) == 2
+    assert [json.loads(one.content) for one in server.requests] == [
+        {"pool": "default", "worker_id": None, "is_draining": True},
+        {"pool": "default", "worker_id": "worker-1", "is_draining": False},
+    ]
+    api, _ = client(failure(403, "permission_denied"))
+    with pytest.raises(vitascope.PermissionDeniedError):
+        api.admin.queue()
+
+
 def test_the_address_may_end_in_v1() -> None:
     one = Vitascope(
         base_url="http://gateway.test/v1/", api_key="k", transport=httpx.MockTransport(Server({"data": []}))
@@ -391,6 +436,18 @@ def test_events_resume_after_the_last_one_seen_whatever_breaks() -> None:
     assert [event.id for event in one.videos.events(ID)] == ["1-0", "2-0", "3-0", "4-0"]
     resumed = [request.headers.get("last-event-id") for request in server.requests]
     assert resumed == [None, None, "2-0", "2-0", "2-0", "3-0"]
+
+
+def test_a_place_in_the_queue_does_not_move_where_a_broken_stream_resumes() -> None:
+    place = ("", "queued", {"position": 2, "eta_s": 40.0})
+    api, server = client(stream(("1-0", "queued", {}), place, cut=True), stream(("2-0", "completed", {})))
+    found = list(api.videos.events(ID))
+    assert [(one.type, one.id, one.data.get("position")) for one in found] == [
+        ("queued", "1-0", None),
+        ("queued", "", 2),
+        ("completed", "2-0", None),
+    ]
+    assert server.requests[1].headers["last-event-id"] == "1-0"
 
 
 def test_a_snapshot_is_a_video_and_may_be_the_last_event() -> None:

@@ -9,6 +9,7 @@ with Vitascope(base_url="http://127.0.0.1:8000", api_key="vs_…") as client:
     client.videos.download(video.id, "video.mp4")
 """
 
+from vitascope._admin import Admin
 from vitascope._client import Videos, Vitascope
 from vitascope._errors import (
     APIConnectionError,
@@ -31,6 +32,7 @@ __all__ = [
     "APIError",
     "APIStatusError",
     "APITimeoutError",
+    "Admin",
     "AuthenticationError",
     "Event",
     "InvalidRequestError",

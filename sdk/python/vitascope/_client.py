@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx
 
 from vitascope import _events
+from vitascope._admin import Admin
 from vitascope._errors import APIConnectionError, APITimeoutError, RateLimitError, ServerError, VitascopeError
 from vitascope._http import Http, pause
 from vitascope._objects import Event, Model, Video, VideoPage
@@ -51,6 +52,7 @@ class Vitascope:
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise VitascopeError(f"base_url or api_key cannot be used: {error}") from error
         self.videos = Videos(self._http)
+        self.admin = Admin(self._http)
 
     def models(self) -> tuple[Model, ...]:
         """List the models of the server."""
@@ -88,11 +90,20 @@ class Videos:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         metadata: Mapping[str, str] | None = None,
+        deadline_s: float | None = None,
+        priority: int | None = None,
+        service_class: str | None = None,
     ) -> Video:
         """Ask for a video. None leaves a value to the model's default, the seed to chance.
 
+        Args:
+            deadline_s: Seconds until it fails with the code `expired` unless it is finished.
+            priority: Order among your own waiting videos, -100 to 100: lower is sooner.
+            service_class: realtime, standard or batch, whichever your plan includes.
+
         Raises:
             InvalidRequestError: `param` names the field; ModerationBlockedError: the prompt was refused.
+            PermissionDeniedError: the plan does not include this service class.
         """
         fields = {
             "prompt": prompt,
@@ -104,6 +115,9 @@ class Videos:
             "num_inference_steps": num_inference_steps,
             "guidance_scale": guidance_scale,
             "metadata": None if metadata is None else dict(metadata),
+            "deadline_s": deadline_s,
+            "priority": priority,
+            "service_class": service_class,
         }
         body = {name: value for name, value in fields.items() if value is not None}
         return Video.from_json(self._http.json("POST", "/v1/videos", body=body, is_idempotent=False)[0])
@@ -127,6 +141,14 @@ class Videos:
     def cancel(self, video_id: str) -> Video:
         """Cancel a video that is not finished; a finished one stays as it is."""
         return Video.from_json(self._http.json("POST", f"{_path(video_id)}/cancel")[0])
+
+    def retry(self, video_id: str) -> Video:
+        """Make a new video from the request of one that has ended: same seed, same parameters.
+
+        Raises:
+            InvalidRequestError: code `not_finished`, or `model_changed`: it would be another video.
+        """
+        return Video.from_json(self._http.json("POST", f"{_path(video_id)}/retry", is_idempotent=False)[0])
 
     def events(self, video_id: str, *, last_event_id: str | None = None, give_up_s: float = 120.0) -> Iterator[Event]:
         """Follow a video until it is finished.

@@ -37,6 +37,10 @@ class Video:
     attempt: int
     metadata: Mapping[str, str]
     events_url: str
+    service_class: str = ""
+    priority: int = 0
+    deadline_at: int | None = None  # Unix seconds
+    retry_of: str | None = None  # the video whose request this one repeats
     raw: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     @property
@@ -69,6 +73,10 @@ class Video:
             attempt=data.get("attempt") or 0,
             metadata=data.get("metadata") or {},
             events_url=data.get("events_url") or "",
+            service_class=data.get("service_class") or "",
+            priority=data.get("priority") or 0,
+            deadline_at=data.get("deadline_at"),
+            retry_of=data.get("retry_of"),
             raw=dict(data),
         )
 
@@ -111,10 +119,11 @@ class Event:
 
     `type` is one of queued, started, progress (step, steps, percent, phase, eta_s or None), checkpoint (step),
     preempted, resumed (from_step), decoding, postprocessing, completed (urls), failed (code, message), cancelled, and
-    snapshot: the whole Video in place of events that are no longer kept.
+    snapshot: the whole Video in place of events that are no longer kept. While a video waits, further queued events
+    without an id say its position (videos before it) and eta_s (seconds until it is expected to be finished, or None).
     """
 
-    id: str  # resumes: events(…, last_event_id=id); "" for a snapshot of a job without history
+    id: str  # resumes: events(…, last_event_id=id); "" for a place in the queue, and a snapshot without history
     type: str
     data: Mapping[str, Any]
 

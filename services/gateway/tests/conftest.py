@@ -22,6 +22,7 @@ from vitascope_gateway.adapters.services import PromptClient, SchedulerClient
 from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.api import make_app
 from vitascope_gateway.hub import FeedHub
+from vitascope_gateway.positions import PositionPoller
 from vitascope_gateway.service import Gateway, MediaLinks
 from vitascope_gateway.stream import History
 from vitascope_gateway.testing import (
@@ -126,17 +127,19 @@ def inside(database_url: str, models_dir: Path) -> Iterator[Inside]:
         async def build() -> Inside:
             database = Database(database_url)
             channel = rpc.connect(both.address)
-            store = SqlStore(database)
+            store, scheduler = SqlStore(database), SchedulerClient(channel)
             gateway = Gateway(
                 store=store,
                 prompts=PromptClient(channel),
-                scheduler=SchedulerClient(channel),
+                scheduler=scheduler,
                 catalogue=RegistryCatalogue(Registry(models_dir)),
                 events=NoEvents(),
                 links=MediaLinks("http://delivery.test", SecretStr(SIGNING_KEY), 3600),
             )
-            app = make_app(gateway, store, FeedHub(None), NoEvents())  # type: ignore[arg-type]  # nobody follows
+            hub = FeedHub(None)  # type: ignore[arg-type]  # nobody follows
+            app = make_app(gateway, store, hub, NoEvents(), PositionPoller(scheduler))
             keys = {name: await add_tenant(database, name) for name in ("acme", "other")}
+            keys["ops"] = await add_tenant(database, "ops", classes="realtime", scopes="other admin")
             return Inside(runner, app, keys, both, database, [gateway.drain, channel.close, database.close])
 
         one = runner.run(build())

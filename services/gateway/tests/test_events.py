@@ -249,3 +249,27 @@ def test_redis_may_lose_everything_under_a_stream(outside: Any) -> None:
             outside.redis.start()
         rest = list(stream)
     assert (rest[-1]["event"], rest[-1]["data"]["status"]) == ("snapshot", "completed")
+
+
+def test_a_waiting_job_hears_its_place_and_resumes_from_its_events(outside: Any) -> None:
+    job_id = outside.create()
+    queued = state(outside, job_id, EventType.QUEUED, 1)
+    outside.neighbours.place = 3
+    try:
+        with follow(outside, job_id) as stream:
+            assert next(stream)["id"] == queued
+            told = next(stream)
+            assert told == {
+                "event": "queued",
+                "data": {"position": 3, "eta_s": 30.0, "id": job_id, "type": "queued"},
+            }
+            outside.neighbours.place = 2
+            assert next(stream)["data"]["position"] == 2
+            state(outside, job_id, EventType.STARTED, 2)
+            assert next(stream)["event"] == "started"
+            progress(outside, job_id, 1)
+            assert next(stream)["event"] == "progress"
+        with follow(outside, job_id, queued or "") as stream:
+            assert [next(stream)["event"] for _ in range(2)] == ["started", "progress"]
+    finally:
+        outside.neighbours.place = -1

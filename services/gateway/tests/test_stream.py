@@ -1,18 +1,22 @@
 """One job's stream, step by step: what is told when Redis or SQL is away, and when nothing happens."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 
+from vitascope_common import keys
 from vitascope_common.errors import UnavailableError
 from vitascope_common.events import EventType, StoredEvent
 from vitascope_common.jobs import JobState
+from vitascope_gateway import positions as positions_module
 from vitascope_gateway import stream as stream_module
 from vitascope_gateway.hub import MAX_WAITING_EVENTS, FeedHub, Follower, Signal
 from vitascope_gateway.objects import Urls
-from vitascope_gateway.service import JobRecord
+from vitascope_gateway.positions import PositionPoller
+from vitascope_gateway.service import JobRecord, QueuePosition
 from vitascope_gateway.stream import History, JobStream
 
 JOB = "video_" + "0" * 32
@@ -42,6 +46,9 @@ class World:
         self.record: JobRecord | None = RECORD
         self.is_sql_away = False
         self.hub = FeedHub(self)
+        self.places = PositionPoller(self)
+        self.place: QueuePosition | None = QueuePosition(3, 40.0)
+        self.asked: list[list[str]] = []
         self.fed: asyncio.Queue[StoredEvent | None] = asyncio.Queue()
         self.num_reads = 0
         self.is_live = False
@@ -58,7 +65,10 @@ class World:
             return History([], None, newest)
         return History(self.events[places[0] + 1 :], self.events[places[0]], newest)
 
-    async def positions(self, before: object) -> dict[str, str]:
+    def parts(self) -> list[frozenset[str]]:
+        return [frozenset(keys.feed(shard) for shard in range(keys.NUM_EVENT_SHARDS))]
+
+    async def positions(self, part: frozenset[str], before: object) -> dict[str, str]:
         if self.is_redis_away:
             raise UnavailableError
         return {}
@@ -71,13 +81,27 @@ class World:
             raise UnavailableError
         return [item]
 
+    async def queue_positions(self, job_ids: Sequence[str]) -> Mapping[str, QueuePosition]:
+        self.asked.append(list(job_ids))
+        if self.place is None:
+            raise UnavailableError
+        return dict.fromkeys(job_ids, self.place)
+
     async def reload(self) -> JobRecord | None:
         if self.is_sql_away:
             raise UnavailableError
         return self.record
 
     def stream(self, last_event_id: str = "", record: JobRecord = RECORD) -> AsyncGenerator[bytes, None]:
-        one = JobStream(record, last_event_id, hub=self.hub, histories=self, reload=self.reload, urls=Urls("http://x"))
+        one = JobStream(
+            record,
+            last_event_id,
+            hub=self.hub,
+            histories=self,
+            places=self.places,
+            reload=self.reload,
+            urls=Urls("http://x"),
+        )
         return one.frames()
 
 
@@ -85,6 +109,7 @@ class World:
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HEARTBEAT_S", "TERMINAL_PATIENCE_S", "AWAY_S"):
         monkeypatch.setattr(stream_module, name, 0.03)
+    monkeypatch.setattr(positions_module, "POLL_S", 0.01)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -237,3 +262,106 @@ async def test_a_closing_hub_ends_every_stream_present_and_future() -> None:
     world.hub.close()
     assert [frame async for frame in frames] == []
     assert [frame async for frame in world.stream()] == [b"retry: 1000\n\n"]
+
+
+QUEUED = replace(RECORD, state=JobState.QUEUED, phase="queued")
+PLACE = b'event: queued\ndata: {"position":3,"eta_s":40.0,"id":"%s","type":"queued"}\n\n' % JOB.encode()
+
+
+@contextlib.asynccontextmanager
+async def running(*duties: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(duty) for duty in duties]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_follower_hears_where_a_waiting_job_stands_whenever_that_changes() -> None:
+    world = World()
+    world.events, world.record = [event(1, EventType.QUEUED)], QUEUED
+    frames = world.stream(record=QUEUED)
+    async with running(world.places.run()):
+        assert (await collect(frames, 2))[1] == PLACE  # without an id: Last-Event-ID stays what it was
+        num_asked = len(world.asked)
+        assert await anext(frames) == b": heartbeat\n\n"  # asked again and again, told once
+        assert len(world.asked) > num_asked
+        world.place = QueuePosition(2, None)
+        (moved,) = await collect(frames, 1)
+        assert b'"position":2,"eta_s":null' in moved
+    await frames.aclose()
+
+
+async def test_all_waiting_jobs_are_one_question_and_those_that_wait_no_more_are_not_in_it() -> None:
+    world = World()
+    async with running(world.places.run()):
+        jobs = [f"video_{number:032x}" for number in range(3)]
+        followers = [Follower(job) for job in (*jobs, jobs[0])]
+        for follower in followers:
+            world.places.watch(follower)
+        assert [await follower.next(5) for follower in followers] == [world.place] * 4
+        assert world.asked[0] == jobs
+        for follower in followers:
+            world.places.unwatch(follower)
+            world.places.unwatch(follower)
+        world.asked.clear()
+        late = Follower(JOB)
+        world.places.watch(late)
+        assert await late.next(5) == world.place
+        assert world.asked[0] == [JOB]
+
+
+async def test_a_place_is_never_told_after_the_job_has_started() -> None:
+    world = World()
+    world.events, world.record = [event(1, EventType.QUEUED)], QUEUED
+    frames = world.stream(record=QUEUED)
+    async with running(world.hub.run(), world.places.run()):
+        assert names(await collect(frames, 2)) == ["queued", "queued"]
+        for number, kind in enumerate((EventType.STARTED, EventType.PROGRESS, EventType.PREEMPTED), 2):
+            world.place = QueuePosition(number, 1.0)  # the scheduler still thinks so
+            world.events.append(event(number, kind))
+            world.fed.put_nowait(world.events[-1])
+            told = names(await collect(frames, 1))
+            assert told == [kind.value] or (kind is EventType.STARTED and told == ["queued"])
+            if told == ["queued"]:
+                assert names(await collect(frames, 1)) == ["started"]
+        assert names(await collect(frames, 1)) == ["queued"]  # it waits again
+    await frames.aclose()
+
+
+async def test_a_stream_that_resumes_after_the_start_asks_for_no_place() -> None:
+    world = World()
+    world.events = [event(1, EventType.QUEUED), event(2, EventType.STARTED)]
+    frames = world.stream("2-0", QUEUED)  # SQL was read before the claim, Redis after it
+    async with running(world.places.run()):
+        assert await anext(frames) == b"retry: 1000\n\n"
+        assert await anext(frames) == b": heartbeat\n\n"
+        assert world.asked == []
+    await frames.aclose()
+
+
+async def test_a_scheduler_that_is_away_or_does_not_know_tells_no_place() -> None:
+    world = World()
+    world.events, world.record, world.place = [event(1, EventType.QUEUED)], QUEUED, None
+    frames = world.stream(record=QUEUED)
+    async with running(world.places.run()):
+        await collect(frames, 1)
+        assert await anext(frames) == b": heartbeat\n\n"
+        world.place = QueuePosition(None, None)
+        assert await anext(frames) == b": heartbeat\n\n"
+        world.place = QueuePosition(3, 40.0)
+        assert await collect(frames, 1) == [PLACE]
+    await frames.aclose()
+
+
+async def test_more_jobs_than_one_question_may_name_are_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(positions_module, "MAX_JOBS_PER_CALL", 2)
+    world = World()
+    followers = [Follower(f"video_{number:032x}") for number in range(5)]
+    for follower in followers:
+        world.places.watch(follower)
+    async with running(world.places.run()):
+        assert [await follower.next(5) for follower in followers] == [world.place] * 5
+        assert [len(one) for one in world.asked[:3]] == [2, 2, 1]

@@ -19,6 +19,7 @@ from vitascope_gateway.adapters.services import PromptClient, SchedulerClient
 from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.api import make_app
 from vitascope_gateway.hub import FeedHub
+from vitascope_gateway.positions import PositionPoller
 from vitascope_gateway.service import Gateway, MediaLinks
 from vitascope_gateway.settings import GatewaySettings
 
@@ -55,16 +56,18 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
     events = RedisEvents(redis, blocking)
     store = SqlStore(database)
     hub = FeedHub(events)
+    scheduler_client = SchedulerClient(scheduler)
+    places = PositionPoller(scheduler_client)
     gateway = Gateway(
         store=store,
         prompts=PromptClient(prompt),
-        scheduler=SchedulerClient(scheduler),
+        scheduler=scheduler_client,
         catalogue=RegistryCatalogue(Registry(settings.models_dir)),
         events=events,
         links=MediaLinks(settings.delivery_url, settings.signing_key, settings.link_ttl_s),
         default_model=settings.default_model,
     )
-    app = make_app(gateway, store, hub, events, public_url=settings.public_url)
+    app = make_app(gateway, store, hub, events, places, public_url=settings.public_url)
     config = uvicorn.Config(
         app,
         http="h11",
@@ -96,14 +99,18 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         loop.add_signal_handler(signum, stop)
     reader = asyncio.create_task(hub.run())
     reader.add_done_callback(lambda _: stop())  # without it the streams would be silent: let a supervisor restart us
+    poller = asyncio.create_task(places.run())
+    poller.add_done_callback(lambda _: stop())
     try:
         await server.serve([listener])
         await gateway.drain()
-        if reader.done():
-            await reader
+        for duty in (reader, poller):
+            if duty.done():
+                await duty
     finally:
-        reader.cancel()
-        await asyncio.gather(reader, return_exceptions=True)
+        for duty in (reader, poller):
+            duty.cancel()
+        await asyncio.gather(reader, poller, return_exceptions=True)
         for channel in (prompt, scheduler):
             await channel.close()
         await redis.aclose()

@@ -1,7 +1,7 @@
 """Admission: the one place where a job comes into being."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -12,30 +12,85 @@ from vitascope_common import ids
 from vitascope_common.database import Database
 from vitascope_common.errors import UnavailableError
 from vitascope_common.events import EventType
-from vitascope_common.jobs import FinishParams, GenerateParams, JobState, Kind, Params, Stage, TaskState
+from vitascope_common.jobs import (
+    MAX_READY_SHARDS,
+    FinishParams,
+    GenerateParams,
+    JobState,
+    Kind,
+    Params,
+    Stage,
+    TaskState,
+    params_to_dict,
+)
 from vitascope_common.registry import ModelCard
-from vitascope_common.tables import jobs, outbox, tasks
+from vitascope_common.tables import cost_ratios, jobs, outbox, tasks
 
 
 @dataclass(frozen=True)
 class NewJob:
-    """Everything that is promised with the 202; all values resolved."""
+    """Everything that is promised with the 202; all values resolved.
+
+    GenerateParams are those of the kind "generate", both stages; other kinds name parameters and cost of each stage.
+    """
 
     job_id: str
     tenant_id: str
     kind: Kind
     card: ModelCard
     prompt: str  # as the client sent it; `params` hold the normalised one
-    params: GenerateParams
+    params: GenerateParams | Mapping[str, Params]
     safety: Mapping[str, Any]
     labels: Mapping[str, str]
     traceparent: str
     created_at_ms: int
+    costs_s: Mapping[str, float] = field(default_factory=dict)  # seconds of one shard of a stage, as the card says
+    class_name: str = "standard"
+    priority: int = 0  # within the tenant's flow, smaller first
+    deadline_at_ms: int | None = None
+    retry_of: str | None = None
 
     @property
     def cost_s(self) -> float:
-        """Estimated seconds of work times the devices that do it."""
+        """Seconds of work of the first stage times the devices that do it, as the card estimates them."""
+        return self.cost_of(self.kind.stages[0])
+
+    def cost_of(self, stage: Stage) -> float:
+        """Return the card's estimate for one shard of a stage, times the devices that do it; 0: nobody pays for it."""
+        if not isinstance(self.params, GenerateParams):
+            return self.costs_s.get(stage.name, 0.0) * self.group_size_of(stage)
+        if stage.pool is not None:
+            return 0.0
         return self.card.estimate_s(self.params.num_inference_steps, self.params.num_frames) * self.card.group_size
+
+    def group_size_of(self, stage: Stage) -> int:
+        """Return how many devices do one shard together."""
+        return self.card.group_size if stage.pool is None else 1
+
+    def pool_of(self, stage: Stage) -> str:
+        """Return the pool whose workers do a stage."""
+        return stage.pool or self.card.pool
+
+    def total_of(self, stage: Stage) -> int:
+        """Return how many units a shard has; 0: its executor says."""
+        if not isinstance(self.params, GenerateParams):
+            return 0
+        return self.params.num_inference_steps if stage.unit == "step" else self.params.num_frames
+
+    def params_of(self, stage: Stage) -> Params:
+        """Return what the executor of a stage is told."""
+        if not isinstance(self.params, GenerateParams):
+            return self.params[stage.name]
+        if stage.name == "generate":
+            return self.params
+        return FinishParams(
+            model=self.params.model,
+            prompt_sha256=sha256(self.params.prompt.encode()).hexdigest(),
+            width_px=self.params.width_px,
+            height_px=self.params.height_px,
+            num_frames=self.params.num_frames,
+            fps=self.params.fps,
+        )
 
 
 class UnknownOutcomeError(UnavailableError):
@@ -53,10 +108,10 @@ async def admit(database: Database, job: NewJob) -> None:
         UnavailableError: nothing was promised; repeating the request is safe.
         UnknownOutcomeError: the job may have been promised.
     """
-    rows = [_task_row(job, stage) for stage in job.kind.stages]
     is_committing = False
     try:
         async with database.transaction() as connection:
+            rows = _task_rows(job, await _ratios(connection, job.card.id))
             await connection.execute(sa.insert(jobs), _job_row(job))
             await connection.execute(sa.insert(tasks), rows)
             await _outbox(connection, job, "event", {"type": EventType.QUEUED.value, "data": {}, "version": 1})
@@ -68,6 +123,12 @@ async def admit(database: Database, job: NewJob) -> None:
         if is_committing:
             raise UnknownOutcomeError from error
         raise
+
+
+async def _ratios(connection: AsyncConnection, model: str) -> dict[str, float]:
+    """Read, by pool, what runs of a model really cost over what its card estimates."""
+    query = sa.select(cost_ratios.c.pool, cost_ratios.c.ratio).where(cost_ratios.c.model == model)
+    return {pool: ratio for pool, ratio in await connection.execute(query)}
 
 
 async def _outbox(connection: AsyncConnection, job: NewJob, topic: str, payload: dict[str, Any]) -> None:
@@ -85,6 +146,7 @@ async def _outbox(connection: AsyncConnection, job: NewJob, topic: str, payload:
 
 
 def _job_row(job: NewJob) -> dict[str, Any]:
+    first = job.kind.stages[0]
     return {
         "job_id": job.job_id,
         "tenant_id": job.tenant_id,
@@ -93,57 +155,57 @@ def _job_row(job: NewJob) -> dict[str, Any]:
         "state": JobState.QUEUED.value,
         "phase": JobState.QUEUED.value,
         "version": 1,
-        "total": job.params.num_inference_steps,
-        "unit": job.kind.stages[0].unit,
+        "total": job.total_of(first) * first.num_shards,
+        "unit": first.unit,
         "prompt": job.prompt,
-        "params": asdict(job.params),
+        "params": params_to_dict(job.params_of(first)),
         "safety": dict(job.safety),
         "labels": dict(job.labels),
+        "class_name": job.class_name,
         "traceparent": job.traceparent,
         "created_at_ms": job.created_at_ms,
+        "deadline_at_ms": job.deadline_at_ms,
+        "retry_of": job.retry_of,
     }
 
 
-def _task_row(job: NewJob, stage: Stage) -> dict[str, Any]:
-    is_first = stage.needs is None
-    params = _params(job, stage)
+def _task_rows(job: NewJob, ratios: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return a row per stage and shard; of those that need nothing, the first MAX_READY_SHARDS are ready."""
+    rows = [_task_row(job, stage, shard, ratios) for stage in job.kind.stages for shard in range(stage.num_shards)]
+    for row in [row for row in rows if not row["needs"]][:MAX_READY_SHARDS]:
+        row["state"] = TaskState.READY.value
+    return rows
+
+
+def _task_row(job: NewJob, stage: Stage, shard: int, ratios: Mapping[str, float]) -> dict[str, Any]:
+    ratio = ratios.get(job.pool_of(stage), 1.0)
     return {
-        "task_id": ids.task_id(job.job_id, stage.name, 0),
+        "task_id": ids.task_id(job.job_id, stage.name, shard),
         "job_id": job.job_id,
         "tenant_id": job.tenant_id,
         "kind": job.kind.name,
         "stage": stage.name,
-        "shard": 0,
+        "shard": shard,
         "executor": stage.executor,
-        "pool": stage.pool or job.card.pool,
-        "state": (TaskState.READY if is_first else TaskState.WAITING).value,
+        "pool": job.pool_of(stage),
+        "class_name": job.class_name,
+        "priority": job.priority,
+        "state": TaskState.WAITING.value,
         "needs": stage.needs or "",
         "needs_same_shard": stage.needs_same_shard,
         "num_needed": job.kind.num_needed(stage),
         "publishes": stage.publishes,
-        "params": asdict(params),
+        "params": params_to_dict(job.params_of(stage)),
         "inputs": [],
         "outputs": [],
         "checkpoints": [],
-        "total": job.params.num_inference_steps if stage.unit == "step" else job.params.num_frames,
+        "total": job.total_of(stage),
         "unit": stage.unit,
-        "cost_s": job.cost_s if stage.pool is None else 0.0,
-        "group_size": job.card.group_size if stage.pool is None else 1,
+        "cost_s": job.cost_of(stage) * ratio,
+        "cost_ratio": ratio,
+        "group_size": job.group_size_of(stage),
         "yieldable": stage.yieldable,
         "affinity": {"model": job.card.id, "adapters": []},
         "traceparent": job.traceparent,
         "created_at_ms": job.created_at_ms,
     }
-
-
-def _params(job: NewJob, stage: Stage) -> Params:
-    if stage.name == "generate":
-        return job.params
-    return FinishParams(
-        model=job.params.model,
-        prompt_sha256=sha256(job.params.prompt.encode()).hexdigest(),
-        width_px=job.params.width_px,
-        height_px=job.params.height_px,
-        num_frames=job.params.num_frames,
-        fps=job.params.fps,
-    )

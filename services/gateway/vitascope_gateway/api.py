@@ -15,13 +15,14 @@ from vitascope_common import tokens
 from vitascope_common.errors import NotFoundError, UnauthenticatedError, UnavailableError
 from vitascope_common.events import TERMINAL_EVENTS
 from vitascope_gateway import objects
+from vitascope_gateway.admin import make_admin_router
 from vitascope_gateway.body import read_fields
 from vitascope_gateway.edge import EdgeMiddleware, error_response, install_error_handlers
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.objects import ErrorEnvelope, Model, ModelList, Urls, Video, VideoDeleted, VideoList
 from vitascope_gateway.openapi import CREATE_BODY, install_openapi
-from vitascope_gateway.service import Gateway, JobRecord, Store
-from vitascope_gateway.stream import BEGINNING, Histories, JobStream
+from vitascope_gateway.service import Caller, Gateway, JobRecord, Store
+from vitascope_gateway.stream import BEGINNING, Histories, JobStream, Places
 
 SEND_TIMEOUT_S = 20.0
 """A client that takes nothing for this long is gone."""
@@ -34,8 +35,10 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     what = {
         400: "The request is invalid; `param` names the field.",
         401: "The API key is missing or not valid.",
+        403: "The key or the plan does not include this.",
         404: "Not found, or not yours.",
         408: "The body came too slowly.",
+        409: "It contradicts what is now; `code` says how: not_finished, model_changed.",
         413: "The body is too large.",
         415: "The body is neither JSON nor multipart.",
         503: "Something needed is away. Repeating the request is safe unless `x-should-retry` is `false`.",
@@ -44,7 +47,13 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def make_app(
-    gateway: Gateway, store: Store, hub: FeedHub, histories: Histories, *, public_url: str | None = None
+    gateway: Gateway,
+    store: Store,
+    hub: FeedHub,
+    histories: Histories,
+    places: Places,
+    *,
+    public_url: str | None = None,
 ) -> FastAPI:
     """Build the application."""
     app = FastAPI(
@@ -57,16 +66,20 @@ def make_app(
     install_error_handlers(app)
     bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="`Authorization: Bearer vs_…`")
 
-    async def tenant(request: Request, _: Annotated[Any, Depends(bearer)]) -> str:
-        """Return whose request this is."""
+    async def caller(request: Request, _: Annotated[Any, Depends(bearer)]) -> Caller:
+        """Return whose request this is, and what it may."""
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         key = key.strip()
-        tenant_id = None
+        known = None
         if scheme.lower() == "bearer" and 0 < len(key) <= 512:
-            tenant_id = await store.tenant_of(tokens.api_key_hash(key))
-        if tenant_id is None:
+            known = await store.caller(tokens.api_key_hash(key))
+        if known is None:
             raise UnauthenticatedError("The API key is missing or not valid; send `Authorization: Bearer KEY`.")
-        return tenant_id
+        return known
+
+    async def tenant(known: Annotated[Caller, Depends(caller)]) -> str:
+        """Return whose request this is."""
+        return known.tenant_id
 
     def urls(request: Request) -> Urls:
         """Return the URLs as this client reaches us; a Host that is none is not repeated."""
@@ -75,6 +88,7 @@ def make_app(
         host = request.headers.get("host", "")
         return Urls(f"{request.scope['scheme']}://{host}" if _HOST.fullmatch(host) else "")
 
+    Known = Annotated[Caller, Depends(caller)]
     Tenant = Annotated[str, Depends(tenant)]
     Links = Annotated[Urls, Depends(urls)]
 
@@ -82,15 +96,13 @@ def make_app(
         "/v1/videos",
         status_code=202,
         response_model=Video,
-        responses=_errors(400, 401, 408, 413, 415, 503),
+        responses=_errors(400, 401, 403, 408, 413, 415, 503),
         openapi_extra=CREATE_BODY,
         tags=["videos"],
     )
-    async def create_video(request: Request, tenant_id: Tenant, links: Links) -> Response:
+    async def create_video(request: Request, known: Known, links: Links) -> Response:
         """Create a video. It is promised once this answers 202."""
-        record = await gateway.create(tenant_id, await read_fields(request))
-        body = objects.video(record, links).model_dump()
-        return JSONResponse(body, 202, {"Location": links.video(record.job_id)})
+        return _created(await gateway.create(known, await read_fields(request)), links)
 
     @app.get("/v1/videos", response_model=VideoList, responses=_errors(400, 401, 503), tags=["videos"])
     async def list_videos(
@@ -123,6 +135,20 @@ def make_app(
     async def cancel_video(video_id: str, tenant_id: Tenant, links: Links) -> Response:
         """Cancel a video that is not finished; a finished one stays as it is."""
         return JSONResponse(objects.video(await gateway.cancel(tenant_id, video_id), links).model_dump())
+
+    @app.post(
+        "/v1/videos/{video_id}/retry",
+        status_code=202,
+        response_model=Video,
+        responses=_errors(400, 401, 403, 404, 409, 503),
+        tags=["videos"],
+    )
+    async def retry_video(video_id: str, known: Known, links: Links) -> Response:
+        """Make a new video from the request of one that has ended, well or not: same seed, same parameters.
+
+        The answer is the new video; its `retry_of` names the old one. The prompt is checked again.
+        """
+        return _created(await gateway.retry(known, video_id), links)
 
     @app.get(
         "/v1/videos/{video_id}/content",
@@ -168,7 +194,7 @@ def make_app(
         async def reload() -> JobRecord | None:
             return await store.job(tenant_id, video_id)
 
-        stream = JobStream(record, last_id, hub=hub, histories=histories, reload=reload, urls=links)
+        stream = JobStream(record, last_id, hub=hub, histories=histories, places=places, reload=reload, urls=links)
         return EventStreamResponse(stream.frames)
 
     @app.get("/v1/models", response_model=ModelList, responses=_errors(401, 503), tags=["models"])
@@ -183,6 +209,8 @@ def make_app(
         if card is None:
             raise NotFoundError("There is no such model; GET /v1/models lists what there is.", param="model")
         return JSONResponse(objects.model(card).model_dump())
+
+    app.include_router(make_admin_router(gateway, caller, _errors))
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> dict[str, str]:
@@ -199,6 +227,12 @@ def make_app(
 
     install_openapi(app)
     return app
+
+
+def _created(record: JobRecord, links: Urls) -> Response:
+    """Answer with a new video and where it is."""
+    body = objects.video(record, links).model_dump()
+    return JSONResponse(body, 202, {"Location": links.video(record.job_id)})
 
 
 class EventStreamResponse(Response):

@@ -1,4 +1,4 @@
-"""One reader of the event feeds per process, however many clients follow."""
+"""One reader of the event feeds per process (in a Redis Cluster one per feed), however many clients follow."""
 
 import asyncio
 from collections import defaultdict
@@ -9,9 +9,11 @@ from typing import Protocol
 
 import structlog
 
+from vitascope_common import keys
 from vitascope_common.errors import UnavailableError
 from vitascope_common.events import StoredEvent
 from vitascope_gateway import metrics
+from vitascope_gateway.service import QueuePosition
 
 MAX_WAITING_EVENTS = 512
 RECONNECT_S = 0.2
@@ -20,9 +22,13 @@ _log = structlog.stdlib.get_logger("vitascope.gateway")
 
 
 class Feeds(Protocol):
-    """The live copies of all events. Both methods raise UnavailableError when Redis is away."""
+    """The live copies of all events. Reading raises UnavailableError when Redis is away."""
 
-    async def positions(self, before: Mapping[str, str]) -> dict[str, str]:
+    def parts(self) -> Sequence[frozenset[str]]:
+        """Name the feeds, put together as one read can cover them; parts come and go independently."""
+        ...
+
+    async def positions(self, part: frozenset[str], before: Mapping[str, str]) -> dict[str, str]:
         """Return where to read on: the places `before` where they still make sense, else the end of each feed."""
         ...
 
@@ -38,16 +44,19 @@ class Signal(Enum):
     CLOSE = "close"  # this process ends
 
 
+Item = StoredEvent | QueuePosition | Signal
+
+
 class Follower:
     """What one client has yet to be told. Bounded: a client that reads too slowly is dropped, memory is not."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         self.is_dropped = False
-        self._waiting: asyncio.Queue[StoredEvent | Signal] = asyncio.Queue(MAX_WAITING_EVENTS)
+        self._waiting: asyncio.Queue[Item] = asyncio.Queue(MAX_WAITING_EVENTS)
 
-    def put(self, item: StoredEvent | Signal) -> None:
-        """Hand over an event; when there is no room the follower is lost."""
+    def put(self, item: Item) -> None:
+        """Hand over an event or a place in the queue; when there is no room the follower is lost."""
         try:
             self._waiting.put_nowait(item)
         except asyncio.QueueFull:
@@ -55,7 +64,7 @@ class Follower:
                 metrics.FOLLOWERS_DROPPED.inc()
             self.is_dropped = True
 
-    async def next(self, timeout_s: float) -> StoredEvent | Signal | None:
+    async def next(self, timeout_s: float) -> Item | None:
         """Return the next item, None after `timeout_s` of silence, CLOSE for one that was dropped."""
         if self.is_dropped:
             return Signal.CLOSE
@@ -72,6 +81,7 @@ class FeedHub:
     def __init__(self, feeds: Feeds) -> None:
         self._feeds = feeds
         self._followers: dict[str, set[Follower]] = defaultdict(set)
+        self._live: set[frozenset[str]] = set()
         self._is_closing = False
 
     @property
@@ -96,26 +106,38 @@ class FeedHub:
                 del self._followers[job_id]
 
     async def run(self) -> None:
-        """Read until cancelled; Redis may go and come back. Followers are told both times."""
+        """Read until cancelled; Redis may go and come back, as a whole or in parts. Followers are told both times."""
+        parts = self._feeds.parts()
+        readers = {asyncio.create_task(self._read(part, len(parts))) for part in parts}
+        try:
+            ended, _ = await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
+            for reader in ended:
+                reader.result()  # a fault of ours, that whoever runs this must hear of
+        finally:
+            while readers:  # again, as a library may lose a cancel
+                for reader in readers:
+                    reader.cancel()
+                _, readers = await asyncio.wait(readers, timeout=RECONNECT_S)
+
+    async def _read(self, part: frozenset[str], num_parts: int) -> None:
         positions: dict[str, str] = {}
-        is_live = False
         while True:
             try:
-                positions = await self._feeds.positions(positions)
-                is_live = True
-                metrics.FEED_LIVE.set(1)
-                _log.info("feed.live")
-                self._tell_all(Signal.CATCH_UP)
+                positions = await self._feeds.positions(part, positions)
+                self._live.add(part)
+                metrics.FEED_LIVE.set(len(self._live) == num_parts)
+                _log.info("feed.live", num_feeds=len(part))
+                self._tell(Signal.CATCH_UP, part)
                 async for events in self._batches(positions):
                     for event in events:
                         for follower in self._followers.get(event.job_id, ()):
                             follower.put(event)
             except UnavailableError as error:
-                if is_live:
-                    _log.warning("feed.away", error=error.message)
+                if part in self._live:
+                    _log.warning("feed.away", num_feeds=len(part), error=error.message)
+                    self._live.remove(part)
                     metrics.FEED_LIVE.set(0)
-                    self._tell_all(Signal.CATCH_UP)
-                is_live = False
+                    self._tell(Signal.CATCH_UP, part)
                 await asyncio.sleep(RECONNECT_S)
 
     async def _batches(self, positions: dict[str, str]) -> AsyncIterator[Sequence[StoredEvent]]:
@@ -125,9 +147,12 @@ class FeedHub:
     def close(self) -> None:
         """End every stream; clients resume elsewhere with their Last-Event-ID."""
         self._is_closing = True
-        self._tell_all(Signal.CLOSE)
-
-    def _tell_all(self, signal: Signal) -> None:
         for group in self._followers.values():
             for follower in group:
-                follower.put(signal)
+                follower.put(Signal.CLOSE)
+
+    def _tell(self, signal: Signal, part: frozenset[str]) -> None:
+        for job_id, group in self._followers.items():
+            if keys.feed(keys.event_shard(job_id)) in part:
+                for follower in group:
+                    follower.put(signal)

@@ -53,6 +53,10 @@ class Video(BaseModel):
     fps: int
     num_frames: int
     metadata: dict[str, str]
+    service_class: str = Field(description="Which share of the machines it waits for: realtime, standard, batch.")
+    priority: int = Field(description="Order among your own waiting videos of one class: lower is sooner.")
+    deadline_at: int | None = Field(description="When it fails with the code `expired` unless finished, Unix seconds.")
+    retry_of: str | None = Field(description="The video whose request this one repeats.")
     events_url: str = Field(description="Server-sent events of this job.")
     websocket_url: None = None
 
@@ -159,6 +163,10 @@ def video(record: JobRecord, urls: Urls, position: QueuePosition | None = None) 
         fps=record.params["fps"],
         num_frames=record.params["num_frames"],
         metadata=dict(record.labels),
+        service_class=record.class_name,
+        priority=record.priority,
+        deadline_at=_seconds(record.deadline_at_ms),
+        retry_of=record.retry_of,
         events_url=urls.events(record.job_id),
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from vitascope_gateway.request import MAX_LABEL_CHARS, MAX_LABELS, MAX_SEED
+from vitascope_gateway.request import DEADLINE_S, MAX_LABEL_CHARS, MAX_LABELS, MAX_SEED, PRIORITY, SERVICE_CLASSES
 
 _FIELDS: dict[str, Any] = {
     "type": "object",
@@ -26,6 +26,24 @@ _FIELDS: dict[str, Any] = {
             "maxProperties": MAX_LABELS,
             "additionalProperties": {"type": "string", "maxLength": MAX_LABEL_CHARS},
             "description": "Labels of your own. In a form: JSON text, or metadata[key]=value.",
+        },
+        "deadline_s": {
+            "type": "number",
+            "minimum": DEADLINE_S[0],
+            "maximum": DEADLINE_S[1],
+            "description": "Seconds until it fails with the code `expired` unless it is finished; default: never.",
+        },
+        "priority": {
+            "type": "integer",
+            "minimum": PRIORITY[0],
+            "maximum": PRIORITY[1],
+            "default": 0,
+            "description": "Order among your own waiting videos of one class: lower is sooner.",
+        },
+        "service_class": {
+            "type": "string",
+            "enum": list(SERVICE_CLASSES),
+            "description": "One that your plan includes; default: the first of them.",
         },
     },
 }

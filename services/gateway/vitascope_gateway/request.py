@@ -25,6 +25,9 @@ FIELDS = (
     "fps",
     "num_frames",
     "metadata",
+    "deadline_s",
+    "priority",
+    "service_class",
     "input_reference",
 )
 IGNORED_FIELDS = frozenset({"quality", "user", "response_format"})
@@ -32,6 +35,9 @@ IGNORED_FIELDS = frozenset({"quality", "user", "response_format"})
 
 MAX_SEED = 2**32 - 1
 MAX_LABELS, MAX_LABEL_KEY_CHARS, MAX_LABEL_CHARS = 16, 64, 512
+DEADLINE_S = (1, 30 * 24 * 3600)
+PRIORITY = (-100, 100)
+SERVICE_CLASSES = ("realtime", "standard", "batch")
 
 _INTEGER = re.compile(r"-?[0-9]{1,20}", re.ASCII)
 _NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?", re.ASCII)
@@ -50,6 +56,9 @@ class VideoRequest:
     num_inference_steps: int
     guidance_scale: float
     labels: Mapping[str, str]
+    deadline_s: float | None = None
+    priority: int = 0
+    service_class: str | None = None  # None: the tenant's first
 
     def params(self, prompt: str, negative_prompt: str) -> GenerateParams:
         """Return what the stage "generate" needs, with the normalised prompts."""
@@ -110,6 +119,9 @@ def parse_request(fields: Mapping[str, Any], cards: Sequence[ModelCard], default
             "guidance_scale", given.get("guidance_scale", defaults.guidance_scale), *limits.guidance_scale
         ),
         labels=_labels(given.get("metadata", {})),
+        deadline_s=_number("deadline_s", given["deadline_s"], *DEADLINE_S) if "deadline_s" in given else None,
+        priority=_integer("priority", given.get("priority", 0), *PRIORITY),
+        service_class=_service_class(given.get("service_class")),
     )
 
 
@@ -158,6 +170,12 @@ def _size(value: Any, card: ModelCard) -> str:
     if not isinstance(value, str) or value not in card.sizes:
         raise _invalid("size", f"size must be one of {_list(card.sizes)}; got {show(value)}.")
     return value
+
+
+def _service_class(value: Any) -> str | None:
+    if value is not None and value not in SERVICE_CLASSES:
+        raise _invalid("service_class", f"service_class must be one of {_list(SERVICE_CLASSES)}; got {show(value)}.")
+    return None if value is None else str(value)
 
 
 def _list(values: Sequence[str]) -> str:

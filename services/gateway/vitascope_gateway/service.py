@@ -12,24 +12,37 @@ from pydantic import SecretStr
 from vitascope_common import ids, telemetry, tokens
 from vitascope_common.errors import (
     InvalidRequestError,
+    ModelChangedError,
     ModerationBlockedError,
     NotFoundError,
+    PermissionDeniedError,
     UnavailableError,
     VideoExpiredError,
     VideoFailedError,
+    VideoNotFinishedError,
     VideoNotReadyError,
     VitascopeError,
 )
-from vitascope_common.jobs import GENERATE, JobState
+from vitascope_common.jobs import GENERATE, TERMINAL_JOB, JobState
 from vitascope_common.registry import ModelCard
 from vitascope_gateway import metrics
 from vitascope_gateway.admission import NewJob
+from vitascope_gateway.queue_view import PoolView
 from vitascope_gateway.request import VideoRequest, parse_request
 
 SUBMIT_TIMEOUT_S = 1.0
 SUFFIX = {"video": "mp4", "thumbnail": "webp"}
 
 _log = structlog.stdlib.get_logger("vitascope.gateway")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose request this is, and what it may."""
+
+    tenant_id: str
+    classes: tuple[str, ...]  # that its plan includes; a request that names none gets the first
+    scopes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -74,12 +87,16 @@ class JobRecord:
     steps_total: int = 0
     attempt: int = 0
     cost_s: float = 0.0
+    class_name: str = "standard"
+    priority: int = 0
+    deadline_at_ms: int | None = None
+    retry_of: str | None = None
 
 
 class Store(Protocol):
     """SQL. Every method raises UnavailableError when the database is away."""
 
-    async def tenant_of(self, key_sha256: str) -> str | None: ...
+    async def caller(self, key_sha256: str) -> Caller | None: ...
     async def admit(self, job: NewJob) -> None:
         """Write the job; an UnknownOutcomeError means that it may be written."""
         ...
@@ -105,6 +122,9 @@ class Scheduler(Protocol):
     async def cancel(self, tenant_id: str, job_id: str) -> None: ...
     async def delete(self, tenant_id: str, job_id: str) -> None: ...
     async def queue_position(self, job_id: str) -> QueuePosition: ...
+    async def queue_positions(self, job_ids: Sequence[str]) -> Mapping[str, QueuePosition]: ...
+    async def queue(self, pool: str) -> Sequence[PoolView]: ...
+    async def set_drain(self, tenant_id: str, pool: str, worker_id: str, is_draining: bool) -> int: ...
     async def is_serving(self) -> bool: ...
 
 
@@ -161,27 +181,49 @@ class Gateway:
         self._default_model = default_model
         self._hints: set[asyncio.Task[None]] = set()
 
-    async def create(self, tenant_id: str, fields: Mapping[str, Any]) -> JobRecord:
+    async def create(self, caller: Caller, fields: Mapping[str, Any]) -> JobRecord:
         """Judge and admit a request; when this returns, the job is promised.
 
         Raises:
             InvalidRequestError: names the field at fault and what is allowed.
+            PermissionDeniedError: the plan does not include this service class.
             ModerationBlockedError: the safety check refused the prompt.
             UnavailableError: the prompt service or the database is away; nothing was promised.
             UnknownOutcomeError: the database went away while it committed; the job may be promised.
         """
+        return await self._counted(self._create(caller, fields, None))
+
+    async def retry(self, caller: Caller, job_id: str) -> JobRecord:
+        """Make a new job with the request of one that has ended: same seed, same parameters, a new safety check.
+
+        Raises:
+            NotFoundError: no such job; VideoNotFinishedError: it is under way.
+            ModelChangedError: the model's weights or defaults are no longer those of that job.
+            As `create`.
+        """
+        record = await self.video(caller.tenant_id, job_id)
+        if record.state not in TERMINAL_JOB:
+            raise VideoNotFinishedError("This video is still being made; cancel it first, or wait.", param="video_id")
+        return await self._counted(self._create(caller, _fields_of(record), record))
+
+    async def _counted(self, admission: Awaitable[JobRecord]) -> JobRecord:
         try:
-            record = await self._create(tenant_id, fields)
+            record = await admission
         except VitascopeError as error:
             metrics.ADMISSIONS.labels(error.code).inc()
             raise
         metrics.ADMISSIONS.labels("admitted").inc()
         return record
 
-    async def _create(self, tenant_id: str, fields: Mapping[str, Any]) -> JobRecord:
+    async def _create(self, caller: Caller, fields: Mapping[str, Any], retried: JobRecord | None) -> JobRecord:
         request = parse_request(fields, self._catalogue.cards(), self._default_model)
+        class_name = _entitled(caller, request.service_class)
+        if retried is not None:
+            _check_unchanged(request, retried.params)
+        tenant_id = caller.tenant_id
         verdict = await self._judge(tenant_id, request)
-        job_id = ids.new_job_id()
+        params = request.params(verdict.prompt, verdict.negative_prompt)
+        job_id, now_ms = ids.new_job_id(), ids.now_ms()
         with telemetry.span("job.admit", job=job_id, model=request.card.id):
             job = NewJob(
                 job_id=job_id,
@@ -189,7 +231,7 @@ class Gateway:
                 kind=GENERATE,
                 card=request.card,
                 prompt=request.prompt,
-                params=request.params(verdict.prompt, verdict.negative_prompt),
+                params=params,
                 safety={
                     "category": verdict.category,
                     "score": verdict.score,
@@ -197,7 +239,11 @@ class Gateway:
                 },
                 labels=request.labels,
                 traceparent=telemetry.current_traceparent(),
-                created_at_ms=ids.now_ms(),
+                created_at_ms=now_ms,
+                class_name=class_name,
+                priority=request.priority,
+                deadline_at_ms=None if request.deadline_s is None else now_ms + round(request.deadline_s * 1000),
+                retry_of=None if retried is None else retried.job_id,
             )
             await self._store.admit(job)
             _log.info("job.admitted", job=job_id, tenant=tenant_id, model=request.card.id)
@@ -209,11 +255,15 @@ class Gateway:
             phase=JobState.QUEUED.value,
             model=request.card.id,
             prompt=request.prompt,
-            params=asdict(job.params),
+            params=asdict(params),
             labels=job.labels,
             created_at_ms=job.created_at_ms,
-            steps_total=job.params.num_inference_steps,
+            steps_total=params.num_inference_steps,
             cost_s=job.cost_s,
+            class_name=job.class_name,
+            priority=job.priority,
+            deadline_at_ms=job.deadline_at_ms,
+            retry_of=job.retry_of,
         )
 
     async def _judge(self, tenant_id: str, request: VideoRequest) -> Verdict:
@@ -296,6 +346,26 @@ class Gateway:
             raise VideoExpiredError()
         return self._links.link(job_id, variant, record.expires_at_ms)
 
+    async def queue(self, pool: str) -> Sequence[PoolView]:
+        """Return what operators see of one pool, or of all ("").
+
+        Raises:
+            NotFoundError: no such pool; UnavailableError: the scheduler is away.
+        """
+        pools = await self._scheduler.queue(pool)
+        if pool and not pools:
+            raise NotFoundError("There is no such pool; GET /admin/v1/queue lists what there is.", param="pool")
+        return pools
+
+    async def set_drain(self, caller: Caller, pool: str, worker_id: str, is_draining: bool) -> int:
+        """Give a worker ("": every one of the pool) no more work, or end that; return how many it concerns now.
+
+        Raises: InvalidRequestError, UnavailableError.
+        """
+        num_workers = await self._scheduler.set_drain(caller.tenant_id, pool, worker_id, is_draining)
+        _log.info("queue.drain_set", pool=pool, worker=worker_id, is_draining=is_draining, tenant=caller.tenant_id)
+        return num_workers
+
     def models(self) -> Sequence[ModelCard]:
         """Return every model card."""
         return self._catalogue.cards()
@@ -310,6 +380,46 @@ class Gateway:
         )
         names = ("database", "redis", "prompt", "scheduler")
         return [name for name, is_there in zip(names, answers, strict=True) if not is_there]
+
+
+def _entitled(caller: Caller, asked: str | None) -> str:
+    """Return the class of a request. Raises PermissionDeniedError unless the caller's plan includes it."""
+    if not caller.classes:
+        raise PermissionDeniedError("Your plan includes no service class.", param="service_class")
+    if asked is not None and asked not in caller.classes:
+        allowed = ", ".join(f'"{name}"' for name in caller.classes)
+        message = f'Your plan does not include the service class "{asked}"; allowed are: {allowed}.'
+        raise PermissionDeniedError(message, param="service_class")
+    return asked or caller.classes[0]
+
+
+def _fields_of(record: JobRecord) -> dict[str, Any]:
+    """Return the request that this job came from, with every default as it was resolved then."""
+    params = record.params
+    names = ("seconds", "seed", "negative_prompt", "num_inference_steps", "guidance_scale")
+    deadline_at_ms, created_at_ms = record.deadline_at_ms, record.created_at_ms
+    return {
+        **{name: params[name] for name in names},
+        "prompt": record.prompt,
+        "model": record.model,
+        "size": f"{params['width_px']}x{params['height_px']}",
+        "metadata": record.labels,
+        "priority": record.priority,
+        "service_class": record.class_name,
+        "deadline_s": None if deadline_at_ms is None else (deadline_at_ms - created_at_ms) / 1000,
+    }
+
+
+def _check_unchanged(request: VideoRequest, params: Mapping[str, Any]) -> None:
+    """Compare what a repeated request resolves to with what the job before was made from."""
+    now = asdict(request.params(params["prompt"], params["negative_prompt"]))
+    changed = [name for name, value in params.items() if now.get(name) != value]
+    if changed:
+        raise ModelChangedError(
+            f"The model {request.card.id} has changed since then ({', '.join(changed)}): the same request would make "
+            "another video. Send it as a new one.",
+            param="model",
+        )
 
 
 async def _answers(check: Awaitable[None]) -> bool:

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from vitascope_common.errors import UnavailableError
 from vitascope_common.events import TERMINAL_EVENTS, EventType, StoredEvent, id_order
-from vitascope_common.jobs import TERMINAL_JOB
+from vitascope_common.jobs import TERMINAL_JOB, JobState
 from vitascope_gateway import objects
 from vitascope_gateway.hub import FeedHub, Follower, Signal
-from vitascope_gateway.service import JobRecord
+from vitascope_gateway.service import JobRecord, QueuePosition
 
 HEARTBEAT_S = 15.0
 TERMINAL_PATIENCE_S = 2.0
@@ -23,6 +23,8 @@ AWAY_S = 3.0
 """How often a client hears from SQL while Redis is away."""
 RETRY_MS = 1000
 BEGINNING = frozenset({"", "0", "0-0"})
+WAITING_EVENTS = frozenset({EventType.QUEUED, EventType.PREEMPTED})
+"""After these a job stands in a queue, until any other event."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,13 @@ class Histories(Protocol):
     async def read(self, job_id: str, after: str) -> History: ...
 
 
+class Places(Protocol):
+    """Puts the place of a waiting job into its follower whenever it changes. Both calls are idempotent."""
+
+    def watch(self, follower: Follower) -> None: ...
+    def unwatch(self, follower: Follower) -> None: ...
+
+
 class JobStream:
     """Follows one job for one client."""
 
@@ -50,14 +59,17 @@ class JobStream:
         *,
         hub: FeedHub,
         histories: Histories,
+        places: Places,
         reload: Callable[[], Awaitable[JobRecord | None]],
         urls: objects.Urls,
     ) -> None:
         self._job_id = record.job_id
         self._is_finished_in_sql = record.state in TERMINAL_JOB
+        self._is_waiting = _is_waiting(record)
         self._last_id = "" if last_event_id in BEGINNING else last_event_id
         self._hub = hub
         self._histories = histories
+        self._places = places
         self._reload = reload
         self._urls = urls
         self._is_behind = True
@@ -67,21 +79,28 @@ class JobStream:
         """Yield the bytes of the stream; ends after the terminal event."""
         with self._hub.subscribe(self._job_id) as follower:  # before the history is read: nothing falls in between
             yield b"retry: %d\n\n" % RETRY_MS
-            while not self._is_over:
-                if self._is_behind:
-                    for frame in await self._catch_up():
-                        yield frame
-                else:
-                    for frame in await self._wait(follower, self._patience_s()):
-                        yield frame
-                if self._is_behind and not self._is_over:
-                    for frame in await self._wait(follower, AWAY_S):
-                        yield frame
+            try:
+                while not self._is_over:
+                    if self._is_behind:
+                        for frame in await self._catch_up():
+                            yield frame
+                    else:
+                        for frame in await self._wait(follower, self._patience_s()):
+                            yield frame
+                    if self._is_behind and not self._is_over:
+                        for frame in await self._wait(follower, AWAY_S):
+                            yield frame
+            finally:
+                self._places.unwatch(follower)
 
     def _patience_s(self) -> float:
         return TERMINAL_PATIENCE_S if self._is_finished_in_sql else HEARTBEAT_S
 
     async def _wait(self, follower: Follower, timeout_s: float) -> list[bytes]:
+        if self._is_waiting:
+            self._places.watch(follower)
+        else:
+            self._places.unwatch(follower)
         item = await follower.next(timeout_s)
         if item is Signal.CLOSE:
             self._is_over = True
@@ -89,6 +108,8 @@ class JobStream:
             self._is_behind = True
         elif isinstance(item, StoredEvent):
             return [] if self._is_behind else self._tell([item])
+        elif isinstance(item, QueuePosition):
+            return [self._place(item)] if self._is_waiting else []  # it may have been found before the job started
         elif not self._is_behind:
             return await self._check_sql()
         return []
@@ -106,6 +127,8 @@ class JobStream:
             self._is_behind = not frames
             return frames or [b": waiting\n\n"]
         self._is_behind = False
+        if history.at is not None:
+            self._is_waiting = history.at.type in WAITING_EVENTS
         if not self._last_id and not history.events and self._is_finished_in_sql:
             return await self._snapshot("")
         return self._tell(history.events)
@@ -136,6 +159,7 @@ class JobStream:
             self._is_over = True
             return []
         self._is_finished_in_sql = self._is_over = record.state in TERMINAL_JOB
+        self._is_waiting = _is_waiting(record)
         data = {**objects.video(record, self._urls).model_dump(), "type": EventType.SNAPSHOT.value}
         return [frame(newest_id, EventType.SNAPSHOT.value, data)]
 
@@ -146,10 +170,20 @@ class JobStream:
                 continue
             frames.append(frame(event.id, event.type.value, objects.event_data(event, self._urls)))
             self._last_id = event.id
+            self._is_waiting = event.type in WAITING_EVENTS
             if event.type in TERMINAL_EVENTS:
                 self._is_over = True
                 break
         return frames
+
+    def _place(self, place: QueuePosition) -> bytes:
+        """Tell where the job stands. No id: this is no event of the history, and `Last-Event-ID` stays what it is."""
+        data = {"position": place.position, "eta_s": place.eta_s, "id": self._job_id, "type": EventType.QUEUED.value}
+        return frame("", EventType.QUEUED.value, data)
+
+
+def _is_waiting(record: JobRecord) -> bool:
+    return record.state is JobState.QUEUED or (record.state is JobState.RUNNING and record.phase == "queued")
 
 
 def frame(event_id: str, name: str, data: dict[str, Any]) -> bytes:

@@ -41,6 +41,13 @@ class Neighbours:
     cancelled: list[tuple[str, str]] = field(default_factory=list)
     deleted: list[tuple[str, str]] = field(default_factory=list)
     positions: list[str] = field(default_factory=list)
+    batches: list[list[str]] = field(default_factory=list)
+    """The jobs of each question for many positions."""
+    place: int = -1
+    """Where each of those jobs stands; -1: nowhere."""
+    pools: list[Any] = field(default_factory=list)
+    """What operators see: messages."""
+    drains: list[Any] = field(default_factory=list)
     asked: threading.Event = field(default_factory=threading.Event)
     """Set by every question for a queue position, which is what a poll is."""
     failure: grpc.StatusCode | None = None
@@ -82,6 +89,22 @@ class Neighbours:
         self.asked.set()
         return scheduler_pb2.GetQueuePositionResponse(position=2, eta_s=30.0)
 
+    def GetQueuePositions(self, request: Any, context: Any) -> Any:
+        self._fail(context)
+        self.batches.append(list(request.job_ids))
+        places = [scheduler_pb2.JobPosition(job_id=one, position=self.place, eta_s=30.0) for one in request.job_ids]
+        return scheduler_pb2.GetQueuePositionsResponse(positions=places)
+
+    def GetQueue(self, request: Any, context: Any) -> Any:
+        self._fail(context)
+        shown = [one for one in self.pools if request.pool in ("", one.pool)]
+        return scheduler_pb2.GetQueueResponse(pools=shown)
+
+    def SetDrain(self, request: Any, context: Any) -> Any:
+        self._fail(context)
+        self.drains.append(request)
+        return scheduler_pb2.SetDrainResponse(num_workers=1)
+
     def __getattr__(self, name: str) -> Any:
         if name in ("Register", "Claim", "Heartbeat", "Report"):
             return lambda request, context: context.abort(grpc.StatusCode.UNIMPLEMENTED, "for executors only")
@@ -110,14 +133,16 @@ def neighbours() -> Iterator[Neighbours]:
         server.stop(None).wait()
 
 
-async def add_tenant(database: Database, tenant_id: str) -> str:
+async def add_tenant(database: Database, tenant_id: str, *, classes: str = "standard,batch", scopes: str = "") -> str:
     """Write a tenant and a key for it; returns the key."""
     key, now = tokens.new_api_key(), ids.now_ms()
     async with database.transaction() as connection:
-        await connection.execute(sa.insert(tenants).values(tenant_id=tenant_id, name=tenant_id, created_at_ms=now))
+        await connection.execute(
+            sa.insert(tenants).values(tenant_id=tenant_id, name=tenant_id, classes=classes, created_at_ms=now)
+        )
         await connection.execute(
             sa.insert(api_keys).values(
-                key_sha256=tokens.api_key_hash(key), tenant_id=tenant_id, name="test", created_at_ms=now
+                key_sha256=tokens.api_key_hash(key), tenant_id=tenant_id, name="test", scopes=scopes, created_at_ms=now
             )
         )
     return key

@@ -38,7 +38,7 @@ from vitascope_gpu_worker.states import WorkerMachine, WorkerState
 from vitascope_models.load import load_text_encoder, random_weights
 from vitascope_proto.v1 import prompt_pb2, prompt_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 CARD: dict[str, Any] = {
     "id": "tiny",
@@ -70,7 +70,7 @@ CARD: dict[str, Any] = {
     "group_size": 1,
     "cost": {"fixed_s": 0.1, "per_step_frame_s": 0.001},
     "price": {"usd_micros_per_second": 1},
-    "parallelism": {"tensor_parallel": [1]},
+    "parallelism": {"tensor_parallel": [1, 2]},
 }
 
 
@@ -288,7 +288,9 @@ class Rig:
     def worker(self, **overrides: Any) -> "InProcess":
         return InProcess(self, self._stack, **overrides)
 
-    def process(self, *, torchrun: bool = False, command: Sequence[str] = (), **env: str) -> "subprocess.Popen[bytes]":
+    def process(
+        self, *, torchrun: bool = False, num_ranks: int = 1, command: Sequence[str] = (), **env: str
+    ) -> "subprocess.Popen[bytes]":
         """Start the real program, or a command that does; killed when the test ends."""
         values = {
             "VITASCOPE_REDIS_URL": self.redis_url,
@@ -302,8 +304,8 @@ class Rig:
         }
         whole = [sys.executable, "-m"]
         if torchrun:
-            whole += ["torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
-            whole += ["--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", "-m"]
+            whole += ["torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(num_ranks)]
+            whole += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", "-m"]
         self._num_registered = len(self.scheduler.registered)
         process = subprocess.Popen(command or [*whole, "vitascope_gpu_worker"], env={**os.environ, **values, **env})
 

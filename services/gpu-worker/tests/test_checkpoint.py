@@ -82,6 +82,7 @@ def test_a_foreign_checkpoint_is_refused_by_name(task, model, what):
     [
         (Origin(2, "cpu"), "num_threads"),
         (Origin(1, "cuda:X"), "device"),
+        (Origin(1, "cpu", num_ranks=2), "num_ranks"),
         (Origin(1, "cpu", cpu_capability="ANOTHER"), "cpu_capability"),
     ],
 )

@@ -2,11 +2,14 @@
 
 import shutil
 import signal
+import subprocess
+import tempfile
 import threading
 
 import prometheus_client
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from vitascope_common import keys
 from vitascope_common.errors import UnavailableError
@@ -59,12 +62,62 @@ def test_stop_and_stale_drop_the_work_and_only_a_stop_is_reported(rig, wait_unti
     wait_until(lambda: rig.scheduler.heartbeats[-1].num_free_slots == 1, "the free slot")
 
 
-def test_a_heartbeat_answer_stops_the_work(rig, wait_until):
+def taken_back_after(worker, rig, task, step, action):
+    """Run an attempt that is told so while it takes a step; return the steps it took and what it said about them."""
+    held = worker.executor.claim(task.task_id)
+    engine, taken = worker.models.get("tiny", rig.card.sha256)[1], []
+    take = engine.step
+
+    def watched(run):
+        take(run)
+        taken.append(run.step)
+        if run.step == step:
+            held.action = action
+
+    engine.step = watched
+    try:
+        worker.work.run(held)
+    finally:
+        del engine.step
+    worker.events.flush(10)
+    return taken, [data["step"] for _, data in rig.events(task) if data["phase"] == "denoising"]
+
+
+@pytest.mark.parametrize("action", [Action.STOP, Action.STALE])
+def test_what_is_taken_away_ends_with_its_step(rig, action):
+    worker, task = rig.worker(), rig.task()
+    taken, said = taken_back_after(worker, rig, task, 13, action)
+    assert taken == [*range(1, 14)]
+    assert said == [*range(14)]
+    assert (
+        not rig.scheduler.tasks[task.task_id].checkpoints or rig.scheduler.tasks[task.task_id].checkpoints[0].done == 10
+    )
+    assert not [one.key for one in rig.store.list(f"work/{task.job_id}/") if "checkpoint" not in one.key]
+
+
+def test_a_yield_costs_no_step(rig):
+    worker, task = rig.worker(), rig.task()
+    first, _ = taken_back_after(worker, rig, task, 13, Action.YIELD)
+    second, _ = taken_back_after(rig.worker(), rig, task, 0, Action.RUN)
+    assert [*first, *second] == [*range(1, 25)]
+
+
+@pytest.mark.parametrize(
+    ("action", "outcome"),
+    [
+        (scheduler_pb2.ACTION_STOP, scheduler_pb2.OUTCOME_CANCELLED),
+        (scheduler_pb2.ACTION_YIELD, scheduler_pb2.OUTCOME_YIELDED),
+        (scheduler_pb2.ACTION_STALE, None),
+    ],
+)
+def test_a_heartbeat_answer_ends_the_work(rig, action, outcome):
     worker, task = rig.worker(), rig.task(num_inference_steps=LONG)
-    rig.scheduler.actions[task.task_id] = scheduler_pb2.ACTION_STOP
+    rig.scheduler.actions[task.task_id] = action
     running = Background(worker, task)
     running.join()
     assert running.held.progress.done < LONG
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report and report.outcome) == outcome
 
 
 def test_a_yield_reports_its_last_step_and_the_next_attempt_goes_on_from_it(rig, wait_until):
@@ -91,13 +144,14 @@ def test_a_yield_reports_its_last_step_and_the_next_attempt_goes_on_from_it(rig,
     assert rig.output(task, 2, "latents") == rig.output(expected, 1, "latents")
 
 
-def test_a_yield_while_decoding_is_too_late(rig):
+def test_a_yield_while_decoding_or_uploading_is_too_late(rig):
     worker, task = rig.worker(), rig.task()
     held = worker.executor.claim(task.task_id)
     engine = worker.models.get("tiny", rig.card.sha256)[1]
     decode = engine.decode
 
     def wanted_back(run):
+        rig.scheduler.actions[task.task_id] = scheduler_pb2.ACTION_YIELD  # and no heartbeat takes it back
         held.action = Action.YIELD
         return decode(run)
 
@@ -150,15 +204,27 @@ def test_invalid_latents_fail_for_good_and_are_never_a_checkpoint(rig):
     assert worker.machine.state is WorkerState.IDLE
 
 
-def test_no_memory_is_retryable_and_the_model_is_loaded_again(rig):
-    worker, task = rig.worker(), rig.task()
+def no_memory(*_):
+    torch.empty(2**60)  # more than the CPU's allocator can promise
+
+
+def device_failed(*_):
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize(("fault", "code"), [(no_memory, "out_of_memory"), (device_failed, "device_failed")])
+def test_after_a_fault_of_the_device_nothing_else_is_taken(rig, fault, code):
+    """The process is in doubt: it reports, and leaves what it was handed to another."""
+    worker, task, other = rig.worker(), rig.task(), rig.task()
     engine = worker.models.get("tiny", rig.card.sha256)[1]
-    engine._dit.forward = lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory"))
-    worker.run(task)
+    engine._dit.forward = fault
+    for one in (task, other):
+        worker.consumer.assign(Assignment(one.task_id))
+    worker.consumer.run()  # returns undrained
     report = rig.scheduler.report_of(task.task_id, 1)
-    assert (report.error_code, report.is_retryable) == ("out_of_memory", True)
-    worker.run(task)
-    assert rig.scheduler.report_of(task.task_id, 2).outcome == scheduler_pb2.OUTCOME_DONE
+    assert (report.error_code, report.is_retryable) == (code, True)
+    assert worker.work.is_broken
+    assert rig.scheduler.states[other.task_id] == "ready"
 
 
 def test_a_fault_of_ours_ends_the_attempt_and_not_the_worker(rig):
@@ -255,18 +321,19 @@ def test_the_wait_ends_with_a_stop_or_a_yield(rig, wait_until, action):
 
 
 class Flaky:
-    """An object store that is away for its first writes of the kind that `is_hit` names."""
+    """An object store that is away for its first writes (or reads: "get") of the kind that `is_hit` names."""
 
-    def __init__(self, store, num_failures, is_hit):
+    def __init__(self, store, num_failures, is_hit, what="put"):
         self._store = store
         self._left = num_failures
         self._is_hit = is_hit
+        self._what = what
 
     def __getattr__(self, name):
         method = getattr(self._store, name)
 
         def call(key, *args):
-            if name.startswith("put") and self._left and self._is_hit(key):
+            if name.startswith(self._what) and self._left and self._is_hit(key):
                 self._left -= 1
                 raise UnavailableError("the store is away")
             return method(key, *args)
@@ -286,6 +353,60 @@ def test_checkpoints_that_cannot_be_uploaded_never_hold_up_the_work(rig):
     worker.run(task)
     assert rig.scheduler.report_of(task.task_id, 1).outcome == scheduler_pb2.OUTCOME_DONE
     assert rig.scheduler.tasks[task.task_id].checkpoints == ()
+
+
+def test_a_disk_without_space_for_the_mezzanine_is_said(rig):
+    worker, task = rig.worker(), rig.task()
+    (rig.folder / "data" / "gpu-worker" / "work" / f"{task.task_id}.1.mkv").symlink_to("/dev/full")
+    worker.run(task)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report.error_code, report.is_retryable) == ("disk_full", True)
+    assert not worker.work.is_broken
+    worker.run(task)
+    assert rig.scheduler.report_of(task.task_id, 2).outcome == scheduler_pb2.OUTCOME_DONE
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A file system of its own that has no byte left, where the worker keeps its files."""
+    folder = tmp_path / "data" / "gpu-worker"
+    folder.mkdir(parents=True)
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mounting, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    try:
+        (folder / "checkpoints").mkdir()
+        (folder / "work").mkdir()
+        with pytest.raises(OSError, match="No space left"):
+            (folder / "other").write_bytes(bytes(100_000))
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_on_a_full_disk_checkpoints_are_still_uploaded_and_nothing_is_lost(rig, full_disk, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(full_disk))
+    task = rig.task()
+    with capture_logs() as said:
+        rig.worker().run(task)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report.error_code, report.is_retryable) == ("disk_full", True)
+    assert {one["error"] for one in said if one["event"] == "checkpoint.not_cached"} == {"No space left on device"}
+    assert rig.scheduler.tasks[task.task_id].checkpoints[0].done == 24
+    (full_disk / "other").unlink()
+    taken, _ = taken_back_after(rig.worker(), rig, task, 0, Action.RUN)
+    assert taken == []  # all of its steps are in the object store
+    assert rig.scheduler.report_of(task.task_id, 2).outcome == scheduler_pb2.OUTCOME_DONE
+
+
+def test_without_a_folder_for_checkpoints_the_work_goes_on(rig):
+    folder = rig.folder / "data" / "gpu-worker"
+    folder.mkdir(parents=True)
+    (folder / "checkpoints").write_text("in the way")
+    task = rig.task()
+    taken_back_after(rig.worker(), rig, task, 13, Action.YIELD)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report.outcome, report.checkpoint.done) == (scheduler_pb2.OUTCOME_YIELDED, 13)
 
 
 @pytest.mark.parametrize("ffmpeg", ["/bin/false", "/bin/true", "/nonexistent/ffmpeg"])

@@ -37,21 +37,17 @@ def test_only_the_models_of_its_pool_decide(tmp_path, rig):
     check_world_size(Registry(folder), "other", 1)
 
 
-@pytest.mark.parametrize("world_size", [0, 2, 8])
-def test_more_ranks_than_one_are_refused_even_where_a_card_allows_them(tmp_path, rig, world_size):
-    folder = shutil.copytree(rig.models_dir, tmp_path / "m")
-    path = folder / "tiny" / "card.yaml"
-    described = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump(described | {"parallelism": {"tensor_parallel": [0, 1, 2, 8]}}))
-    for pool in ("default", "other"):
-        with pytest.raises(ConfigurationError, match=rf"{world_size} ranks, but no engine divides a clip"):
-            check_world_size(Registry(folder), pool, world_size)
-
-
-def test_a_second_rank_does_not_start(rig, capfd):
-    assert rig.process(WORLD_SIZE="2", RANK="1").wait(30) == 2
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"WORLD_SIZE": "3", "RANK": "1"}, "3 ranks in pool 'default', but model tiny allows [1, 2]"),
+        ({"VITASCOPE_GPU_WORKER_NUM_RANKS": "2"}, "VITASCOPE_GPU_WORKER_NUM_RANKS is 2, but it was started with 1"),
+    ],
+)
+def test_a_wrong_number_of_ranks_is_refused(rig, capfd, env, says):
+    assert rig.process(**env).wait(30) == 2
     said = capfd.readouterr().err
-    assert "2 ranks" in said
+    assert says in said
     assert "Traceback" not in said
     assert not rig.scheduler.registered
 
@@ -208,6 +204,44 @@ def slow(self, run):
 NativeEngine.step = slow
 sys.exit(program.main())
 """
+
+
+FAULTY = """
+import sys, threading, torch
+from vitascope_gpu_worker import __main__ as program, service
+from vitascope_models.sampling import FlowSampler
+
+service.HUNG_S, program.HUNG_POLL_S = 1.0, 0.05
+faults = {"no_memory": lambda: torch.empty(2**60), "hang": lambda: threading.Event().wait()}
+step = FlowSampler.step
+
+def faulty(self, velocity, latents, index):
+    if index == 15:
+        faults[sys.argv[1]]()
+    return step(self, velocity, latents, index)
+
+FlowSampler.step = faulty
+sys.exit(program.main())
+"""
+
+
+def test_a_worker_that_hangs_or_has_no_memory_left_ends_so_that_it_is_started_again(rig, wait_until):
+    """And the next one goes on from the last checkpoint."""
+    task = rig.task()
+    for attempt, fault in enumerate(("no_memory", "hang"), 1):
+        process = rig.process(command=[sys.executable, "-c", FAULTY, fault])
+        rig.hand_over(task)
+        assert process.wait(30) == 1
+        report = rig.scheduler.report_of(task.task_id, attempt)
+        assert rig.scheduler.tasks[task.task_id].checkpoints[0].done == 10
+        if fault == "hang":  # with its heartbeats its lease ends
+            assert report is None
+            rig.scheduler.lose(task.task_id)
+        else:
+            assert (report.error_code, report.is_retryable) == ("out_of_memory", True)
+            assert rig.scheduler.heartbeats[-1].is_draining
+    rig.worker().run(task)
+    assert rig.scheduler.report_of(task.task_id, 3).outcome == scheduler_pb2.OUTCOME_DONE
 
 
 @pytest.mark.parametrize("late", ["step", "scheduler"])

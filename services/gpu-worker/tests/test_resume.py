@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vitascope_common.errors import UnavailableError
 from vitascope_common.jobs import Checkpoint
 from vitascope_gpu_worker.states import WorkerState
 from vitascope_proto.v1 import scheduler_pb2
@@ -89,7 +90,54 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(rig, where, damage):
     assert {role: rig.output(task, 2, role) for role in OUTPUTS} == expected
     first = [data["step"] for kind, data in rig.events(task) if data.get("phase") == "denoising"][24]
     assert first == (older.done if where == "store and disk" else newest.done)
+    assert [data["from_step"] for _, data in rig.events(task) if "from_step" in data] == [0, first]
     assert WorkerState.RECOVERING in second.states
+
+
+def test_an_object_store_that_is_away_is_waited_for_before_a_step_is_thrown_away(rig, monkeypatch):
+    task = rig.task()
+    interrupted_at(rig, rig.worker(), task, 23)
+    newest = rig.scheduler.tasks[task.task_id].checkpoints[0]
+    for path in (rig.folder / "data" / "gpu-worker" / "checkpoints").iterdir():
+        path.unlink()
+    read, num_failures = rig.store.get_bytes, 2
+
+    def sometimes(key):
+        nonlocal num_failures
+        if key == newest.artifacts[0].key and num_failures:
+            num_failures -= 1
+            raise UnavailableError("the store is away")
+        return read(key)
+
+    monkeypatch.setattr(rig.store, "get_bytes", sometimes)
+    rig.worker().run(task)
+    assert [data["from_step"] for _, data in rig.events(task) if "from_step" in data] == [0, newest.done]
+    assert num_failures == 0
+
+
+def test_25_torn_and_200_flipped_files_are_all_noticed(rig, monkeypatch):
+    """A real checkpoint as the object store returns it, torn at 25 places or with one of its bits flipped."""
+    worker, task = rig.worker(), rig.task()
+    interrupted_at(rig, worker, task, 15)
+    claimed = rig.scheduler.tasks[task.task_id]
+    [checkpoint] = claimed.checkpoints
+    whole = rig.store.get_bytes(checkpoint.artifacts[0].key)
+    worker.checkpoints.discard_local()
+    assert worker.checkpoints.load(claimed, rig.card.sha256).step == 10
+
+    drawn = random.Random(20)
+    torn = [whole[: len(whole) * part // 25] for part in range(25)]
+    flipped = []
+    for position in drawn.sample(range(8 * len(whole)), 200):
+        damaged = bytearray(whole)
+        damaged[position // 8] ^= 1 << position % 8
+        flipped.append(bytes(damaged))
+    num_noticed = []
+    for files in (torn, flipped):
+        returned = iter(files)
+        monkeypatch.setattr(rig.store, "get_bytes", lambda _, returned=returned: next(returned))
+        num_noticed.append(sum(worker.checkpoints.load(claimed, rig.card.sha256) is None for _ in files))
+    assert num_noticed == [25, 200]
 
 
 def hurt(path: Path, damage: str) -> None:

@@ -1,4 +1,4 @@
-"""Start the worker: one rank of a torchrun group; rank 0 alone talks to the outside.
+"""Start the worker: the ranks of one torchrun group, of which rank 0 alone talks to the outside.
 
 python -m torch.distributed.run --nnodes 1 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:0 \
     --local-addr 127.0.0.1 -m vitascope_gpu_worker
@@ -37,10 +37,13 @@ from vitascope_common.registry import Registry
 from vitascope_gpu_worker.adapters import ffmpeg
 from vitascope_gpu_worker.adapters.events import EventPublisher
 from vitascope_gpu_worker.adapters.inbox import InboxReader
+from vitascope_gpu_worker.adapters.process_group import ProcessGroup
 from vitascope_gpu_worker.adapters.prompt import PromptClient
 from vitascope_gpu_worker.checkpoint import Checkpoints, Origin
 from vitascope_gpu_worker.consumer import Consumer
+from vitascope_gpu_worker.errors import RankLostError
 from vitascope_gpu_worker.models import Models, check_world_size
+from vitascope_gpu_worker.ranks import Order, follow
 from vitascope_gpu_worker.service import Generate, Workshop
 from vitascope_gpu_worker.settings import GpuWorkerSettings
 from vitascope_gpu_worker.states import WorkerMachine
@@ -50,37 +53,90 @@ log = structlog.stdlib.get_logger("vitascope.gpu-worker")
 GIVE_UP_AFTER_S = 6.0
 EXIT_AFTER_S = 7.5
 """After SIGTERM: when to stop waiting for the scheduler, and when to leave whatever a step still does to its lease."""
+HUNG_POLL_S = 1.0
 STALE_S = 24 * 3600
 
 
 def main() -> int:
-    """Run until SIGTERM; 2 when the configuration cannot be used."""
+    """Run until SIGTERM; 2 when the configuration cannot be used, 1 when all ranks have to be started again."""
     try:
-        with ExitStack() as stack:
-            serve(GpuWorkerSettings.load(), stack)
+        settings = GpuWorkerSettings.load()
+        num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        if settings.num_ranks not in (1, num_ranks):
+            raise ConfigurationError(
+                f"{settings.env_name('num_ranks')} is {settings.num_ranks}, but it was started with {num_ranks}: "
+                "torchrun starts as many as --nproc-per-node says."
+            )
+        registry = Registry(settings.models_dir)
+        check_world_size(registry, settings.pool, num_ranks)
+        if num_ranks == 1:
+            with ExitStack() as stack:
+                return serve(settings, registry, _device(settings.num_threads), None, stack)
+        return _serve_as_one_of_many(settings, registry)
     except ConfigurationError as error:
         sys.stderr.write(f"{error.message}\n")
         return 2
+
+
+def _serve_as_one_of_many(settings: GpuWorkerSettings, registry: Registry) -> int:
+    """Lead as rank 0 or follow as another. When one fails all of them leave, and whoever started torchrun does again.
+
+    Raises:
+        ConfigurationError: something that it needs cannot be used.
+    """
+    telemetry.start_logging(settings.service, settings.log_level, settings.log_format)
+    device = _device(settings.num_threads)
+    # All ranks are on this machine: whatever its name resolves to, they need not listen outside.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform.startswith("linux") else "lo0")
+    group = ProcessGroup(device)
+    structlog.contextvars.bind_contextvars(rank=group.rank)
+    if group.rank:  # torchrun tells every rank to end; but rank 0 needs the others until it says so itself
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        group.meet()
+        if group.rank:
+            follow(group, Models(registry, device, group))
+        else:
+            with ExitStack() as stack:
+                status = serve(settings, registry, device, group, stack)
+            if status:  # the others may be in the middle of a step: they notice that this process is gone
+                return status
+            group.tell(Order.LEAVE)
+    except RankLostError as error:
+        log.error("rank.lost", error=error.message)
+        return 1
+    group.close()
     return 0
 
 
-def serve(settings: GpuWorkerSettings, stack: ExitStack) -> None:
-    """Build the worker, work until drained. Raises: ConfigurationError."""
-    registry = Registry(settings.models_dir)
-    check_world_size(registry, settings.pool, int(os.environ.get("WORLD_SIZE", "1")))
+def serve(
+    settings: GpuWorkerSettings,
+    registry: Registry,
+    device: torch.device,
+    group: ProcessGroup | None,
+    stack: ExitStack,
+) -> int:
+    """Build the worker and work, at the head of `group`; 0 when drained, 1 when it is broken.
+
+    Raises:
+        ConfigurationError: something that it needs cannot be used.
+    """
     running = telemetry.start(settings.service, settings)
     stack.callback(running.shutdown)
-    device = _device(settings.num_threads)
     folder = _folder(settings, stack)
     store = open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key)
     ffmpeg_path = ffmpeg.find_ffmpeg()
     redis_url = settings.redis_url.get_secret_value()
 
     name = f"cuda:{torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
-    identity = WorkerIdentity(new_worker_id(settings.service), settings.service, settings.pool, device=name)
+    num_ranks = group.mesh.size() if group else 1
+    identity = WorkerIdentity(new_worker_id(settings.service), settings.service, settings.pool, name, num_ranks)
     executor = Executor(settings.scheduler_address, identity)
     stack.callback(executor.close)
-    checkpoints = Checkpoints(folder / "checkpoints", store, Origin(settings.num_threads, name), executor.poke)
+    checkpoints = Checkpoints(
+        folder / "checkpoints", store, Origin(settings.num_threads, name, num_ranks), executor.poke
+    )
     stack.callback(checkpoints.close)
     events = EventPublisher(redis_clients.connect(redis_url))
     stack.callback(events.close)
@@ -88,7 +144,7 @@ def serve(settings: GpuWorkerSettings, stack: ExitStack) -> None:
     stack.callback(prompts.close)
     work = Generate(
         executor,
-        Models(registry, device),
+        Models(registry, device, group),
         prompts,
         store,
         checkpoints,
@@ -117,14 +173,21 @@ def serve(settings: GpuWorkerSettings, stack: ExitStack) -> None:
 
     signal.signal(signal.SIGTERM, drain)
     signal.signal(signal.SIGINT, drain)
+    threading.Thread(target=_leave_when_hung, args=(work,), name="watchdog", daemon=True).start()
     executor.start()
     inbox.start()
     running.mark_ready(True)
-    log.info("worker.started", worker=identity.worker_id, pool=settings.pool, device=name)
+    log.info("worker.started", worker=identity.worker_id, pool=settings.pool, device=name, num_ranks=num_ranks)
     consumer.run()
+    inbox.stop()
+    executor.is_draining = True  # what was handed to it meanwhile goes back at once
     is_drained.set()
     running.mark_ready(False)
+    if work.is_broken:
+        log.error("worker.broken", worker=identity.worker_id)
+        return 1
     log.info("worker.drained", worker=identity.worker_id)
+    return 0
 
 
 def _device(num_threads: int) -> torch.device:
@@ -135,7 +198,9 @@ def _device(num_threads: int) -> torch.device:
     # A debugging aid that costs a write per allocation.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        return device
     return torch.device("cpu")
 
 
@@ -167,6 +232,15 @@ def _leave_in_time(executor: Executor, is_drained: threading.Event) -> None:
     if is_drained.is_set():  # only the closing of connections takes so long
         os._exit(0)
     log.warning("worker.left_work_to_its_lease")
+    os._exit(1)
+
+
+def _leave_when_hung(work: Generate) -> None:
+    """End the process when its device does: heartbeats would keep the lease of a task that nobody computes."""
+    waiting = threading.Event()
+    while not work.is_hung:
+        waiting.wait(HUNG_POLL_S)
+    log.critical("worker.hung")
     os._exit(1)
 
 

@@ -49,6 +49,8 @@ class Origin:
 
     num_threads: int
     device: str
+    num_ranks: int = 1
+    """Ranks that divide the work of a step: their sums are added in another order than one rank adds."""
     cpu_capability: str = torch.backends.cpu.get_cpu_capability()
     """The instruction set that torch picks its kernels for."""
     torch: str = torch.__version__
@@ -61,8 +63,7 @@ def config_sha256(params: Params) -> str:
 
 def encode(snapshot: Snapshot, task: Task, model_sha256: str, origin: Origin) -> bytes:
     """Return a checkpoint as the bytes of its file."""
-    tensors = {"latents": snapshot.latents_BCTHW, "rng": snapshot.rng}
-    tensors |= {f"sampler.{name}": value for name, value in snapshot.sampler.items()}
+    tensors = snapshot.tensors()
     metadata = {
         "format": FORMAT,
         "task": task.task_id,
@@ -103,12 +104,14 @@ def decode(data: bytes, task: Task, model_sha256: str, origin: Origin) -> Snapsh
         then = metadata.get(name, "unknown")  # it may be older than the field
         if then != str(here):
             log.warning("checkpoint.not_bit_identical", task=task.task_id, what=name, then=then, now=here)
-    sampler = {name.removeprefix("sampler."): value for name, value in tensors.items() if name.startswith("sampler.")}
-    return Snapshot(int(metadata["step"]), tensors["latents"], sampler, tensors["rng"])
+    return Snapshot.from_tensors(int(metadata["step"]), tensors)
 
 
 class Checkpoints:
-    """Writes, uploads and reads the checkpoints of this worker, with one background thread."""
+    """Writes, uploads and reads the checkpoints of this worker, with one background thread.
+
+    Several ranks share one: their latents are the same, so rank 0's file is whole.
+    """
 
     def __init__(self, folder: Path, store: ObjectStore, origin: Origin, announce: Callable[[], None]) -> None:
         """Keep files in `folder`; `announce` is called when a checkpoint waits to be recorded."""
@@ -121,8 +124,11 @@ class Checkpoints:
         self._running: _Job | None = None
         self._is_closing = False
         self._kept: list[Path] = []
-        folder.mkdir(parents=True, exist_ok=True)
-        self._sweep()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+        except OSError as error:  # a cache: without it checkpoints are uploaded all the same
+            log.warning("checkpoint.no_cache", error=error.strerror)
         self._thread = threading.Thread(target=self._work_forever, name="checkpoints", daemon=True)
         self._thread.start()
 

@@ -46,6 +46,9 @@ class Claims(Protocol):
 class Work(Protocol):
     """What is done with a task that was won."""
 
+    is_broken: bool
+    """No other task can be taken: the process has to start anew."""
+
     def run(self, held: HeldTask) -> None: ...
     def drain(self) -> None: ...
 
@@ -86,8 +89,8 @@ class Consumer:
         self._queue.put(None)
 
     def run(self) -> None:
-        """Work until drained."""
-        while not self._is_draining:
+        """Work until drained, or until a task has broken what it ran on."""
+        while not self._is_draining and not self._work.is_broken:
             assignment = self._queue.get()
             if assignment is None or self._is_draining:
                 return

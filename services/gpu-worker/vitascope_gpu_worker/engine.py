@@ -10,10 +10,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from vitascope_common.jobs import GenerateParams
 from vitascope_common.registry import ModelCard
 from vitascope_gpu_worker.errors import InvalidLatentsError
+
+_SAMPLER = "sampler."
 
 
 class Sampler(Protocol):
@@ -33,6 +36,17 @@ class Snapshot:
     sampler: Mapping[str, Tensor]
     rng: Tensor
     """State of the generator that drew the noise, uint8."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything but the step, by name, as files and messages hold it."""
+        sampler = {f"{_SAMPLER}{name}": value for name, value in self.sampler.items()}
+        return {"latents": self.latents_BCTHW, "rng": self.rng, **sampler}
+
+    @classmethod
+    def from_tensors(cls, step: int, tensors: Mapping[str, Tensor]) -> "Snapshot":
+        """Rebuild what `tensors` returned."""
+        sampler = {name.removeprefix(_SAMPLER): one for name, one in tensors.items() if name.startswith(_SAMPLER)}
+        return cls(step, tensors["latents"], sampler, tensors["rng"])
 
 
 @dataclass
@@ -81,18 +95,18 @@ class Engine(Protocol):
         ...
 
     def step(self, run: Run) -> None:
-        """Take the next step. Raises: OutOfMemoryError."""
+        """Take the next step. Raises: GroupError: out of memory, or the device failed; the process must end."""
         ...
 
     def decode(self, run: Run) -> Iterator[Tensor]:
-        """Yield the frames, uint8 (T, H, W, 3) on the CPU, a few at a time. Raises: OutOfMemoryError."""
+        """Yield the frames, uint8 (T, H, W, 3) on the CPU, a few at a time. Raises: GroupError."""
         ...
 
 
 class LoadEngine(Protocol):
-    """Build an engine from a card and the folder of its verified files."""
+    """Build an engine from a card and the folder of its verified files; divided among the ranks of a mesh."""
 
-    def __call__(self, card: ModelCard, folder: Path, device: torch.device) -> Engine: ...
+    def __call__(self, card: ModelCard, folder: Path, device: torch.device, mesh: DeviceMesh | None) -> Engine: ...
 
 
 def _copy(tensor: Tensor) -> Tensor:

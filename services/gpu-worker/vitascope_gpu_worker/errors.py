@@ -17,15 +17,43 @@ class InvalidLatentsError(InternalError):
     default_message = "The model produced invalid values for this request."
 
 
-class OutOfMemoryError(UnavailableError):
+class GroupError(UnavailableError):
+    """What no process survives in a state to be trusted: its ranks have to start anew. Another attempt may succeed."""
+
+    code = "group_failed"
+    default_message = "The worker failed and starts anew."
+
+
+class OutOfMemoryError(GroupError):
     """The device had no memory left; another worker may have more."""
 
     code = "out_of_memory"
     default_message = "The device ran out of memory."
 
 
+class DeviceError(GroupError):
+    """The device failed; nothing that this process asks of it succeeds any more."""
+
+    code = "device_failed"
+    default_message = "The device failed."
+
+
+class RankLostError(GroupError):
+    """A rank is gone, or the ranks no longer agree on where they are."""
+
+    code = "rank_lost"
+    default_message = "A rank of the worker is gone."
+
+
+class DiskFullError(UnavailableError):
+    """The local disk has no space for the mezzanine; another worker's may, and this one's later."""
+
+    code = "disk_full"
+    default_message = "The disk of the worker is full."
+
+
 class EncoderError(UnavailableError):
-    """ffmpeg did not write the mezzanine (no space, killed, hung); another attempt may."""
+    """ffmpeg did not write the mezzanine (killed, hung); another attempt may."""
 
     code = "encoder_failed"
     default_message = "The frames could not be written."

@@ -10,6 +10,7 @@ from vitascope_common.errors import ConfigurationError, InvalidModelError
 from vitascope_common.registry import ModelCard, Registry
 from vitascope_gpu_worker.engine import Engine, LoadEngine
 from vitascope_gpu_worker.engines import native
+from vitascope_gpu_worker.ranks import LedEngine, Ranks
 
 log = structlog.stdlib.get_logger("vitascope.gpu-worker")
 
@@ -17,11 +18,12 @@ ENGINES: Mapping[str, LoadEngine] = {"native": native.load}
 
 
 class Models:
-    """Loads what a task names, verified, and keeps the last one."""
+    """Loads what a task names, verified, and keeps the last one; with `ranks`, this rank's share of it."""
 
-    def __init__(self, registry: Registry, device: torch.device) -> None:
+    def __init__(self, registry: Registry, device: torch.device, ranks: Ranks | None = None) -> None:
         self._registry = registry
         self._device = device
+        self._ranks = ranks
         self._loaded: tuple[ModelCard, Engine] | None = None
 
     @property
@@ -51,13 +53,18 @@ class Models:
                 f"Model {model_id} needs the engine {card.engine!r}; there are: {', '.join(ENGINES)}."
             )
         folder = self._registry.fetch(card)
-        self.unload()
-        self._loaded = (card, load(card, folder, self._device))
+        self._unload()
+        engine = load(card, folder, self._device, self._ranks.mesh if self._ranks else None)
+        if self._ranks and self._ranks.rank == 0:
+            led = LedEngine(engine, self._ranks)
+            led.load(card)
+            engine = led
+        self._loaded = (card, engine)
         log.info("model.loaded", model=card.id, sha256=card.sha256, device=str(self._device))
         return self._loaded
 
-    def unload(self) -> None:
-        """Give the memory back; the next task loads again."""
+    def _unload(self) -> None:
+        """Give the memory back."""
         self._loaded = None
         gc.collect()
         if self._device.type == "cuda":
@@ -65,7 +72,7 @@ class Models:
 
 
 def check_world_size(registry: Registry, pool: str, world_size: int) -> None:
-    """Refuse a number of ranks that a model of this pool does not list, and all but one.
+    """Refuse a number of ranks that a model of this pool does not list.
 
     Raises:
         ConfigurationError: names the models and what they allow.
@@ -79,9 +86,4 @@ def check_world_size(registry: Registry, pool: str, world_size: int) -> None:
         raise ConfigurationError(
             f"gpu-worker was started with {world_size} ranks in pool {pool!r}, but {'; '.join(problems)}. "
             "Start torchrun with another --nproc-per-node."
-        )
-    if world_size != 1:  # every rank would register and compute as a worker of its own
-        raise ConfigurationError(
-            f"gpu-worker was started with {world_size} ranks, but no engine divides a clip among ranks. "
-            "Start one torchrun with --nproc-per-node 1 for each device."
         )

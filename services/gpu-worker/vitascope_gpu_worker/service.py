@@ -2,12 +2,15 @@
 
 A stop or a stale attempt drops the work at the next step; only the stop is reported. A yield checkpoints, uploads and
 reports. SIGTERM is a yield of whatever runs. Storage or a service that is away is waited for while heartbeats go on;
-Redis is never waited for.
+Redis is never waited for. What leaves the process in doubt (no memory, a failed device, a lost rank) is reported, and
+is the last thing it does.
 """
 
 import hashlib
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -35,7 +38,7 @@ from vitascope_common.telemetry import span
 from vitascope_gpu_worker import metrics
 from vitascope_gpu_worker.checkpoint import Checkpoints
 from vitascope_gpu_worker.engine import Engine, Run
-from vitascope_gpu_worker.errors import InvalidFramesError, InvalidLatentsError, OutOfMemoryError
+from vitascope_gpu_worker.errors import GroupError, InvalidFramesError, InvalidLatentsError
 from vitascope_gpu_worker.states import WorkerMachine, WorkerState
 
 log = structlog.stdlib.get_logger("vitascope.gpu-worker")
@@ -49,6 +52,11 @@ EVENTS_S = 1.0
 CHECKPOINT_AFTER_S = 30.0
 """When steps are long, a checkpoint is due after this time, however few they were."""
 PAUSE_S = 0.02
+HUNG_S = 60.0
+HUNG_PACES = 20
+"""A step that takes longer than `HUNG_S`, and than so many others, does not come back."""
+HUNG_OTHERWISE_S = 600.0
+"""The same for the beginning of a clip and for a few decoded frames, of which there is no pace to know."""
 
 _NOT_RETRYABLE = (InvalidLatentsError, InvalidFramesError, InvalidRequestError)
 
@@ -78,7 +86,6 @@ class LoadedModels(Protocol):
     @property
     def warm(self) -> tuple[str, ...]: ...
     def get(self, model_id: str, model_sha256: str) -> tuple[ModelCard, Engine]: ...
-    def unload(self) -> None: ...
 
 
 class Encodes(Protocol):
@@ -150,10 +157,18 @@ class Generate:
         self._workshop = workshop
         self._is_draining = False
         self._begun_s = 0.0
+        self._due_s = math.inf
+        self.is_broken = False
+        """This process must take no other task: it has to start anew."""
 
     def drain(self) -> None:
         """Give back what runs at the next step or frame, and whatever comes after it."""
         self._is_draining = True
+
+    @property
+    def is_hung(self) -> bool:
+        """Tell whether the device has kept this waiting for far too long. For any thread."""
+        return time.monotonic() > self._due_s
 
     def run(self, held: HeldTask) -> None:
         """Do the work of one attempt and report its end. Raises nothing: a task never ends this process."""
@@ -187,8 +202,7 @@ class Generate:
 
     def _fail(self, held: HeldTask, error: VitascopeError) -> None:
         self._machine.fail()
-        if isinstance(error, OutOfMemoryError):
-            self._models.unload()
+        self.is_broken = isinstance(error, GroupError)
         is_retryable = not isinstance(error, _NOT_RETRYABLE)
         if is_retryable:
             self._checkpoints.flush(LAST_UPLOAD_S)  # the next attempt begins where this one stopped
@@ -233,7 +247,8 @@ class Generate:
         self._machine.to(WorkerState.INITIALIZING)
         with span("conditioning", model=params.model):
             conditioning = self._patiently(held, "conditioning", lambda: self._conditioning(params))
-        run = engine.prepare(params, conditioning)
+        with self._within(HUNG_OTHERWISE_S):
+            run = engine.prepare(params, conditioning)
         if held.task.checkpoints:
             self._machine.to(WorkerState.RECOVERING)
             snapshot = self._patiently(
@@ -243,7 +258,8 @@ class Generate:
                 run.restore(snapshot)
             log.info("task.resumed", task=held.task.task_id, attempt=held.task.attempt, step=run.step)
         self._machine.to(WorkerState.GENERATING)
-        self._show(held, "denoising", run.step, params)
+        # The event `resumed` was written at the claim and hopes for the newest checkpoint: this one knows.
+        self._show(held, "denoising", run.step, params, from_step=run.step)
         return run
 
     def _conditioning(self, params: GenerateParams) -> Mapping[str, Tensor]:
@@ -264,13 +280,15 @@ class Generate:
         """
         params, step_seconds, steps = run.params, metrics.STEP_SECONDS.labels(card.id), metrics.STEPS.labels(card.id)
         saved_step, saved_s, pace_s = run.step, time.monotonic(), 0.0
+        hung_s = max(HUNG_S, HUNG_PACES * card.cost.per_step_frame_s * params.num_frames)
         while not run.is_denoised:
             if self._is_wanted_back(held):
                 if run.step > saved_step:
                     self._checkpoint(held, run)
                 self._yield(held)
             begun_s = time.perf_counter()
-            engine.step(run)
+            with self._within(max(hung_s, HUNG_PACES * pace_s)):
+                engine.step(run)
             took_s = time.perf_counter() - begun_s
             step_seconds.observe(took_s)
             steps.inc()
@@ -297,27 +315,42 @@ class Generate:
         mezzanine = self._open_mezzanine(path, params.width_px, params.height_px, params.fps)
 
         def check() -> None:
-            # A yield is not obeyed here: to finish is sooner than to be resumed and decode again.
-            if held.is_over:
-                raise _Dropped
-            if self._is_draining:
-                self._yield(held)
-            held.used_s = time.monotonic() - self._begun_s
+            self._check_late(held)
 
         with metrics.DECODE_SECONDS.labels(params.model).time(), mezzanine:
-            for frames_THWC in engine.decode(run):
+            for frames_THWC in self._in_time(engine.decode(run)):
                 check()
                 mezzanine.write(frames_THWC, check)
             mezzanine.finish(params.num_frames, check)
+
+    @contextmanager
+    def _within(self, limit_s: float) -> Iterator[None]:
+        """Be hung when the block takes longer."""
+        self._due_s = time.monotonic() + limit_s
+        try:
+            yield
+        finally:
+            self._due_s = math.inf
+
+    def _in_time(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the same, and be hung while the next ones take too long."""
+        waiting = iter(frames)
+        while True:
+            with self._within(HUNG_OTHERWISE_S):
+                frames_THWC = next(waiting, None)
+            if frames_THWC is None:
+                return
+            yield frames_THWC
 
     def _upload(self, held: HeldTask, run: Run, path: Path) -> list[Artifact]:
         task, latents_type = held.task, "application/vnd.safetensors"
         latents = save_tensors({"latents": run.snapshot().latents_BCTHW})
         latents_key, mezzanine_key = task.work_key("latents.safetensors"), task.work_key("mezzanine.mkv")
-        self._patiently(held, "upload", lambda: self._store.put_bytes(latents_key, latents, latents_type))
-        self._patiently(
-            held, "upload", lambda: self._store.put_file(mezzanine_key, path, self._workshop.mezzanine_type)
-        )
+        for put in (
+            lambda: self._store.put_bytes(latents_key, latents, latents_type),
+            lambda: self._store.put_file(mezzanine_key, path, self._workshop.mezzanine_type),
+        ):
+            self._patiently(held, "upload", put, self._check_late)
         held.used_s = time.monotonic() - self._begun_s
         return [
             Artifact(
@@ -331,13 +364,21 @@ class Generate:
             Artifact("latents", "latents", latents_type, latents_key, _sha256(latents), len(latents)),
         ]
 
-    def _show(self, held: HeldTask, phase: str, step: int, params: GenerateParams, eta_s: float | None = None) -> None:
+    def _show(
+        self,
+        held: HeldTask,
+        phase: str,
+        step: int,
+        params: GenerateParams,
+        eta_s: float | None = None,
+        **more: float,
+    ) -> None:
         """Tell the scheduler (with the next heartbeat) and the people who watch."""
         task, steps = held.task, params.num_inference_steps
         held.used_s = time.monotonic() - self._begun_s
         held.progress = Progress(step, steps, "step", phase)
         data: dict[str, Any] = {"step": step, "steps": steps, "percent": round(100 * step / steps, 1), "phase": phase}
-        data["eta_s"] = None if eta_s is None else round(eta_s, 2)
+        data |= {"eta_s": None if eta_s is None else round(eta_s, 2), **more}
         kind = EventType.DECODING if phase == "decoding" else EventType.PROGRESS
         self._events.publish(Event(task.job_id, kind, data, task=task.task_id, attempt=task.attempt))
 
@@ -346,6 +387,23 @@ class Generate:
         if held.is_over:
             raise _Dropped
         return self._is_draining or held.action is Action.YIELD
+
+    def _check_early(self, held: HeldTask) -> None:
+        """Give the slot back when it is wanted, before there is anything to save. Raises: _Dropped, _Yielded."""
+        held.used_s = time.monotonic() - self._begun_s
+        if self._is_wanted_back(held):
+            raise _Yielded
+
+    def _check_late(self, held: HeldTask) -> None:
+        """Give the slot back, after the last step: not to a yield, because to finish is sooner than to decode again.
+
+        Raises: _Dropped, _Yielded.
+        """
+        held.used_s = time.monotonic() - self._begun_s
+        if held.is_over:
+            raise _Dropped
+        if self._is_draining:
+            self._yield(held)
 
     def _yield(self, held: HeldTask) -> None:
         """Wait for the last upload, then give the slot back. What could not be uploaded in time is done again."""
@@ -356,16 +414,18 @@ class Generate:
             log.warning("task.yields_without_last_checkpoint", task=held.task.task_id)
         raise _Yielded
 
-    def _patiently(self, held: HeldTask, what: str, call: Callable[[], T]) -> T:
-        """Call, and again while something is away, for `WAIT_S` in all; a stop or a yield ends it.
+    def _patiently(
+        self, held: HeldTask, what: str, call: Callable[[], T], check: Callable[[HeldTask], None] | None = None
+    ) -> T:
+        """Call, and again while something is away, for `WAIT_S` in all; `check` (`_check_early`) may end it.
 
         Raises:
             UnavailableError: it stayed away; another attempt may succeed.
         """
+        check = check or self._check_early
         begun_s, num_failures = time.monotonic(), 0
         while True:
-            if self._is_wanted_back(held):
-                raise _Yielded
+            check(held)
             try:
                 return call()
             except (UnavailableError, DeadlineError) as error:
@@ -373,14 +433,11 @@ class Generate:
                     raise
                 if not num_failures:
                     log.warning("task.waits", task=held.task.task_id, what=what, code=error.code, error=error.message)
-            self._pause(held, BACKOFF_S[min(num_failures, len(BACKOFF_S) - 1)])
+            until_s = time.monotonic() + BACKOFF_S[min(num_failures, len(BACKOFF_S) - 1)]
+            while time.monotonic() < until_s:
+                check(held)
+                time.sleep(PAUSE_S)
             num_failures += 1
-
-    def _pause(self, held: HeldTask, seconds: float) -> None:
-        until_s = time.monotonic() + seconds
-        while time.monotonic() < until_s and not self._is_wanted_back(held):
-            time.sleep(PAUSE_S)
-            held.used_s = time.monotonic() - self._begun_s
 
 
 def _sha256(data: bytes) -> str:

@@ -16,5 +16,7 @@ class GpuWorkerSettings(UsesRedis, UsesObjectStore, UsesModels, UsesPrompt, Uses
     """The pool whose tasks this worker takes; a model card names the pool that it needs."""
     num_threads: int = Field(default=1, ge=1, le=256)
     """CPU threads of torch. Fixed, because a resumed clip is bit-identical only under the same number."""
+    num_ranks: int = Field(default=1, ge=1, le=64)
+    """Ranks that generate a clip together: what `vitascope up` starts, and what torchrun is expected to start."""
     checkpoint_steps: int = Field(default=10, ge=1)
     """Steps between checkpoints."""

@@ -41,7 +41,8 @@ async def serve_one(queue: RedisQueue, actual_s: float | None = None) -> tuple[s
 
 async def is_forgotten(redis: Redis) -> bool:
     known = {str(key) for key in await redis.keys("*")}
-    return not {key for key in known if not key.startswith(("worker:", "inbox:", "idle:"))}
+    lasting = ("worker:", "workers:", "inbox:", "idle:", "served:")
+    return not {key for key in known if not key.startswith(lasting)}
 
 
 @pytest.fixture
@@ -260,6 +261,16 @@ class TestRepeats:
         assert await queue.enqueue(row, NOW, "") == "known"  # claimed
         assert await take(queue) is None
 
+    async def test_a_task_that_comes_back_in_another_class_leaves_nothing_in_the_old_one(
+        self, queue: RedisQueue
+    ) -> None:
+        await queue.register(worker(slots=9), NOW, TTL_MS)
+        row = await put(queue, "t0", class_name="realtime")
+        assert await queue.enqueue(replace(row, attempt=1, class_name="batch"), NOW, "") == "returned"
+        assert [await take(queue), await take(queue)] == ["t0", None]
+        view = await queue.view(POOL, NOW)
+        assert [one.num_in_flight for one in view.classes] == [0, 0, 1]
+
     async def test_old_news_is_ignored(self, queue: RedisQueue) -> None:
         await queue.register(worker(slots=9), NOW, TTL_MS)
         row = await put(queue, "t0", attempt=2)
@@ -390,23 +401,6 @@ class TestCancel:
         assert await queue.heartbeat(POOL, "w1", SlotsOfWorker(), later, TTL_MS) == ["t0"]
         await queue.settle(POOL, "t0", 2, 3.0, later)
         assert await take(queue, now_ms=later) == "t1"
-
-
-async def test_position_counts_what_is_in_front(queue: RedisQueue) -> None:
-    assert await queue.position(POOL, "a0", NOW) is None
-    for i in range(3):
-        await put(queue, f"a{i}", "a")
-        await put(queue, f"b{i}", "b")
-    await queue.register(worker(), NOW, TTL_MS)
-    order: list[str] = []
-    expected: dict[str, int] = {}
-    for name in ("a0", "b0", "a1", "b1", "a2", "b2"):
-        place = await queue.position(POOL, name, NOW)
-        assert place is not None
-        expected[name] = place.position
-    for _ in range(6):
-        order.append((await serve_one(queue))[1])
-    assert {name: order.index(name) for name in order} == expected
 
 
 async def test_an_epoch_ends_with_a_wipe(queue: RedisQueue, redis: Redis) -> None:

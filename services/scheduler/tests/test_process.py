@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,9 +21,8 @@ from vitascope_common.database import Database
 from vitascope_common.errors import InternalError
 from vitascope_common.executor import Action, Executor, HeldTask, Outcome, WorkerIdentity
 from vitascope_common.jobs import Progress
-from vitascope_common.testing import free_port
 from vitascope_proto.v1 import scheduler_pb2, scheduler_pb2_grpc
-from vitascope_scheduler.testing import TENANT, admit, artifact, checkpoint
+from vitascope_scheduler.testing import TENANT, SchedulerProcess, admit, artifact, checkpoint
 
 T = TypeVar("T")
 DEADLINE_S = 20.0
@@ -40,50 +38,11 @@ def wait_for(condition: Callable[[], T | None]) -> T:
     raise AssertionError("it did not happen in time")
 
 
-class Process:
-    """`python -m vitascope_scheduler` on one address, started as often as a test likes."""
-
-    def __init__(self, database_url: str, redis_url: str, folder: Path) -> None:
-        self.address = f"127.0.0.1:{free_port()}"
-        self.metrics_port = free_port()
-        self.log = folder / "scheduler.log"
-        self.environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            "VITASCOPE_DATABASE_URL": database_url,
-            "VITASCOPE_REDIS_URL": redis_url,
-            "VITASCOPE_BROKER_URL": redis_url,
-            "VITASCOPE_SCHEDULER_PORT": self.address.rpartition(":")[2],
-            "VITASCOPE_SCHEDULER_METRICS_PORT": str(self.metrics_port),
-            "VITASCOPE_SCHEDULER_LEASE_TTL_MS": "1500",
-            "VITASCOPE_SCHEDULER_HEARTBEAT_MS": "100",
-            "VITASCOPE_SCHEDULER_TICK_MS": "50",
-        }
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "vitascope_scheduler"], env=self.environment, stderr=log
-            )
-        wait_for(lambda: 'vitascope_ready{service="scheduler"} 1.0' in self.metrics())
-
-    def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=2) as answer:
-            return str(answer.read(), "utf-8")
-
-    def kill(self, signum: int = signal.SIGKILL) -> int:
-        assert self.process
-        self.process.send_signal(signum)
-        return self.process.wait(DEADLINE_S)
-
-
 @pytest.fixture
-def scheduler(database: Database, database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Process]:
-    process = Process(database_url, redis_url, tmp_path)
-    process.start()
-    yield process
-    if process.process and process.process.poll() is None:
-        process.kill()
+def scheduler(database: Database, database_url: str, redis_url: str, tmp_path: Path) -> Iterator[SchedulerProcess]:
+    with contextlib.closing(SchedulerProcess(database_url, redis_url, tmp_path)) as process:
+        process.start()
+        yield process
 
 
 @pytest.fixture
@@ -95,7 +54,7 @@ def broker(redis: object, redis_url: str) -> Iterator[Redis]:
 class Worker:
     """A gpu-worker without a model: it reads its inbox and claims."""
 
-    def __init__(self, scheduler: Process, broker: Redis) -> None:
+    def __init__(self, scheduler: SchedulerProcess, broker: Redis) -> None:
         self.identity = WorkerIdentity(ids.new_worker_id("gpu-worker"), "gpu-worker", "default")
         self.executor = Executor(scheduler.address, self.identity)
         self.executor.start()
@@ -114,7 +73,7 @@ class Worker:
 
 
 @pytest.fixture
-def new_worker(scheduler: Process, broker: Redis) -> Iterator[Callable[[], Worker]]:
+def new_worker(scheduler: SchedulerProcess, broker: Redis) -> Iterator[Callable[[], Worker]]:
     workers: list[Worker] = []
 
     def make() -> Worker:
@@ -126,11 +85,11 @@ def new_worker(scheduler: Process, broker: Redis) -> Iterator[Callable[[], Worke
         worker.executor.close()
 
 
-def stub(scheduler: Process) -> Any:
+def stub(scheduler: SchedulerProcess) -> Any:
     return scheduler_pb2_grpc.SchedulerServiceStub(grpc.insecure_channel(scheduler.address))
 
 
-def postprocess(scheduler: Process, broker: Redis) -> None:
+def postprocess(scheduler: SchedulerProcess, broker: Redis) -> None:
     """Do what Celery's worker does with the next message."""
     raw: Any = wait_for(lambda: broker.rpop("postproc"))
     headers = json.loads(raw)["headers"]
@@ -153,7 +112,7 @@ def event_types(broker: Redis, job_id: str) -> list[str]:
 
 
 async def test_one_job_from_admission_to_publication(
-    scheduler: Process, database: Database, broker: Redis, new_worker: Callable[[], Worker]
+    scheduler: SchedulerProcess, database: Database, broker: Redis, new_worker: Callable[[], Worker]
 ) -> None:
     worker = new_worker()
     job_id = await admit(database)
@@ -175,11 +134,11 @@ async def test_one_job_from_admission_to_publication(
     assert 'vitascope_scheduler_queue_depth{pool="default"} 0.0' in text
     begun = time.monotonic()
     assert scheduler.kill(signal.SIGTERM) == 0
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 8  # `vitascope up` kills what takes longer
 
 
 async def test_a_dead_worker_costs_a_lease_and_nothing_else(
-    scheduler: Process, database: Database, broker: Redis, new_worker: Callable[[], Worker]
+    scheduler: SchedulerProcess, database: Database, broker: Redis, new_worker: Callable[[], Worker]
 ) -> None:
     job_id = await admit(database)
     victim = new_worker()
@@ -196,7 +155,7 @@ async def test_a_dead_worker_costs_a_lease_and_nothing_else(
 
 
 async def test_kill_and_a_wiped_redis_in_the_middle(
-    scheduler: Process, database: Database, broker: Redis, new_worker: Callable[[], Worker]
+    scheduler: SchedulerProcess, database: Database, broker: Redis, new_worker: Callable[[], Worker]
 ) -> None:
     worker = new_worker()
     running, waiting = await admit(database), await admit(database)
@@ -215,7 +174,7 @@ async def test_kill_and_a_wiped_redis_in_the_middle(
 
 
 async def test_cancel_stops_the_worker(
-    scheduler: Process, database: Database, broker: Redis, new_worker: Callable[[], Worker]
+    scheduler: SchedulerProcess, database: Database, broker: Redis, new_worker: Callable[[], Worker]
 ) -> None:
     worker = new_worker()
     job_id = await admit(database)
@@ -236,7 +195,7 @@ async def test_cancel_stops_the_worker(
 
 
 async def test_a_poison_job_fails_with_its_last_error(
-    scheduler: Process, database: Database, broker: Redis, new_worker: Callable[[], Worker]
+    scheduler: SchedulerProcess, database: Database, broker: Redis, new_worker: Callable[[], Worker]
 ) -> None:
     worker = new_worker()
     job_id = await admit(database)
@@ -248,7 +207,7 @@ async def test_a_poison_job_fails_with_its_last_error(
     assert "no memory" in job.error_message
 
 
-async def test_bad_requests_say_what_is_wrong(scheduler: Process) -> None:
+async def test_bad_requests_say_what_is_wrong(scheduler: SchedulerProcess) -> None:
     client = stub(scheduler)
     bad = [
         (client.Register, scheduler_pb2.RegisterRequest(worker_id="w", executor="gpu-worker", pool="{x}", num_slots=1)),

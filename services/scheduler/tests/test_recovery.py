@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
 from vitascope_common import ids, keys, redis_clients, tables
 from vitascope_common.database import Database
 from vitascope_common.errors import UnavailableError
+from vitascope_common.events import Event, EventType
 from vitascope_common.executor import Action, Outcome
+from vitascope_common.jobs import Kind, Progress, Stage
 from vitascope_common.testing import free_port
 from vitascope_scheduler.adapters.celery_sender import TASK_NAME, CelerySender
 from vitascope_scheduler.adapters.redis_queue import RedisQueue
@@ -25,7 +28,7 @@ from vitascope_scheduler.reconciler import Reconciler
 from vitascope_scheduler.relay import Relay
 from vitascope_scheduler.service import Beat, Scheduler
 from vitascope_scheduler.tasks import TaskRow
-from vitascope_scheduler.testing import TENANT, admit, artifact, checkpoint
+from vitascope_scheduler.testing import NUM_STEPS, TENANT, admit, artifact, checkpoint
 from vitascope_scheduler.worker import Worker
 
 TTL_MS = 10_000
@@ -245,6 +248,30 @@ class TestReaper:
         await room.reconciler.tick()
         assert (await room.task(first)).is_leased
 
+    async def test_a_dead_worker_is_found_soon_after_the_clock_went_back(self, room: Room, first: str) -> None:
+        await room.worker()
+        await room.tell()
+        assert (await room.scheduler.claim(first, "w1")).task
+        assert await room.beat(TaskStatus(first, 1)) == [Action.RUN]
+        await room.reconciler.tick()
+        room.clock.now_ms -= 3_600_000
+        for _ in range(5 * TTL_MS // 1_000):
+            room.clock.now_ms += 1_000
+            await room.reconciler.tick()
+        assert not (await room.task(first)).is_leased
+
+    async def test_no_lease_is_lost_when_the_clock_went_back(self, room: Room, first: str) -> None:
+        await room.worker()
+        await room.tell()
+        assert (await room.scheduler.claim(first, "w1")).task
+        await room.reconciler.tick()
+        room.clock.now_ms -= 3_600_000
+        for _ in range(5 * TTL_MS // 1_000):
+            room.clock.now_ms += 1_000
+            await room.reconciler.tick()
+            assert await room.beat(TaskStatus(first, 1)) == [Action.RUN]
+        assert (await room.task(first)).attempt == 1
+
     async def test_heartbeats_keep_a_lease(self, room: Room, first: str) -> None:
         await room.worker()
         await room.tell()
@@ -360,6 +387,63 @@ class TestWipe:
         assert await room.inbox() == [first]
 
 
+class Crew:
+    """Four workers with ten slots each that work as commands come, one second a round."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.held: dict[str, dict[str, int]] = {f"w{number}": {} for number in range(4)}
+
+    async def register(self, worker_id: str) -> None:
+        await self.room.scheduler.register(Worker(worker_id, "gpu-worker", "default", "cpu", 1, 10, ()))
+
+    async def round(self, num_reports: int) -> None:
+        """Take what is assigned, report the first of what each holds, beat; then the scheduler looks around."""
+        for worker_id, held in self.held.items():
+            for task_id in dict.fromkeys(await self.room.inbox(worker_id)):
+                if task_id not in held:
+                    claim = await self.room.scheduler.claim(task_id, worker_id)
+                    if claim.task is not None:
+                        held[task_id] = claim.task.attempt
+            for task_id in list(held)[:num_reports]:
+                report = Report(task_id, held.pop(task_id), Outcome.DONE, (artifact("mezzanine"),), used_s=1.0)
+                assert (await self.room.scheduler.report(report)).is_accepted
+            statuses = tuple(TaskStatus(task_id, attempt) for task_id, attempt in held.items())
+            answer = await self.room.scheduler.heartbeat(Beat(worker_id, "gpu-worker", "default", (), statuses))
+            assert {action for _, action in answer.actions} <= {Action.RUN}
+            if answer.must_register:
+                await self.register(worker_id)
+        await self.room.reconciler.reconcile()
+        await self.room.reconciler.tick()
+        self.room.clock.now_ms += 1_000
+
+
+async def test_wipes_under_a_hundred_jobs_lose_nothing_and_repeat_nothing(room: Room) -> None:
+    jobs = [await admit(room.database) for _ in range(100)]
+    tasks = [ids.task_id(job_id, "generate", 0) for job_id in jobs]
+    crew = Crew(room)
+    for worker_id in crew.held:
+        await crew.register(worker_id)
+    await room.tell()
+    await crew.round(0)
+    assert sum(map(len, crew.held.values())) == 40
+    await room.redis.flushall()
+    await crew.round(0)
+    assert await room.queue.depth("default") == (60, 40)
+    for number in range(40):
+        if number in (1, 3):
+            await room.redis.flushall()
+        await crew.round(5)
+        if not any(crew.held.values()) and not await room.reader.pools() & {"default"}:
+            break
+    rows = await room.reader.tasks(tasks)
+    assert {(row.state, row.attempt, row.num_failures) for row in rows.values()} == {("done", 1, 0)}
+    async with room.database.read() as connection:
+        ledger = (await connection.execute(sa.select(tables.ledger.c.task_id, tables.ledger.c.outcome))).all()
+    assert sorted(map(tuple, ledger)) == sorted((task_id, "done") for task_id in tasks)
+    assert await room.queue.depth("default") == (0, 0)
+
+
 async def test_a_heartbeat_that_its_report_overtook_charges_nothing(room: Room, first: str) -> None:
     await room.worker(slots=2)
     await room.tell()
@@ -454,6 +538,203 @@ class TestCancel:
         assert await room.inbox() == [first, other]
 
 
+class TestDeadlines:
+    DEADLINE_MS = 5_000
+
+    @pytest.fixture
+    async def urgent(self, room: Room) -> str:
+        job_id = await admit(room.database, deadline_at_ms=room.clock() + self.DEADLINE_MS)
+        return ids.task_id(job_id, "generate", 0)
+
+    async def test_what_waits_leaves_its_queue(self, room: Room, urgent: str) -> None:
+        await room.tell()
+        room.clock.now_ms += self.DEADLINE_MS - 1
+        await room.reconciler.tick()
+        assert await room.queue.depth("default") == (1, 0)
+        room.clock.now_ms += 1
+        await room.reconciler.tick()
+        assert await room.queue.depth("default") == (0, 0)
+        await room.tell()
+        assert await room.events(ids.job_id_of(urgent)) == ["queued", "failed"]
+        ((_, fields),) = await room.redis.xrevrange(keys.events(ids.job_id_of(urgent)), count=1)
+        assert json.loads(fields["data"])["code"] == "expired"
+
+    async def test_what_runs_is_stopped(self, room: Room, urgent: str) -> None:
+        await room.worker()
+        await room.tell()
+        assert (await room.scheduler.claim(urgent, "w1")).task
+        room.clock.now_ms += self.DEADLINE_MS
+        await room.reconciler.tick()
+        assert await room.beat(TaskStatus(urgent, 1)) == [Action.STOP]
+        following = ids.task_id(await admit(room.database), "generate", 0)
+        await room.tell()
+        await room.beat()  # it has let go
+        assert await room.inbox() == [urgent, following]
+
+    async def test_a_redis_that_is_away_holds_up_no_deadline(
+        self, room: Room, urgent: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        later = await admit(room.database, deadline_at_ms=room.clock() + self.DEADLINE_MS)
+
+        async def away(*_: object) -> str:
+            raise UnavailableError("Redis is away.")
+
+        monkeypatch.setattr(room.queue, "stop", away)
+        room.clock.now_ms += self.DEADLINE_MS
+        with pytest.raises(UnavailableError):
+            await room.reconciler.tick()
+        for task_id in (urgent, ids.task_id(later, "generate", 0)):
+            assert (await room.task(task_id)).state == "cancelled"
+
+
+class TestDrains:
+    async def waits(self, room: Room) -> bool:
+        await room.beat()
+        await room.reconciler.reconcile()
+        await room.reconciler.tick()
+        return not await room.inbox()
+
+    @pytest.mark.parametrize("worker_id", ["w1", ""], ids=["one", "all"])
+    async def test_a_drained_worker_gets_nothing_whatever_redis_forgets(
+        self, room: Room, first: str, worker_id: str
+    ) -> None:
+        await room.manager.set_drain("default", worker_id, True, TENANT)
+        await room.manager.set_drain("default", worker_id, True, TENANT)
+        await room.reconciler.reconcile()
+        await room.worker()
+        await room.tell()
+        assert await self.waits(room)
+        await room.redis.flushall()
+        await room.reconciler.reconcile()
+        assert await self.waits(room)
+        await room.manager.set_drain("default", worker_id, False, TENANT)
+        assert not await self.waits(room)
+        assert await room.inbox() == [first]
+
+    async def test_the_drain_of_one_worker_is_not_that_of_another(self, room: Room, first: str) -> None:
+        await room.manager.set_drain("default", "w2", True, TENANT)
+        await room.worker()
+        await room.tell()
+        assert not await self.waits(room)
+        assert await room.reader.drains() == {"default": ["w2"]}
+
+
+class TestPreemption:
+    @pytest.fixture
+    async def running(self, room: Room) -> TaskStatus:
+        """A batch task that has run for long enough, half done, on the only slot."""
+        task_id = ids.task_id(await admit(room.database, class_name="batch"), "generate", 0)
+        await room.worker()
+        await room.tell()
+        assert (await room.scheduler.claim(task_id, "w1")).task
+        room.clock.now_ms += room.dispatcher.timing.preemption.min_run_ms
+        half = TaskStatus(task_id, 1, Progress(15, NUM_STEPS, "step", "generating"), used_s=5.0)
+        assert await room.beat(half) == [Action.RUN]
+        return half
+
+    @pytest.fixture
+    async def urgent(self, room: Room, running: TaskStatus) -> str:
+        """A realtime task that has waited long enough."""
+        task_id = ids.task_id(await admit(room.database, class_name="realtime"), "generate", 0)
+        await room.tell()
+        room.clock.now_ms += room.dispatcher.timing.preemption.wait_ms
+        return task_id
+
+    async def test_heartbeats_repeat_the_wish_and_the_report_hands_the_slot_on(
+        self, room: Room, running: TaskStatus, urgent: str
+    ) -> None:
+        await room.reconciler.tick()
+        entries = await room.redis.xrange(keys.inbox("default", "w1"))
+        assert json.loads(entries[-1][1]["data"]) == {"command": "yield", "task_id": running.task_id, "attempt": 1}
+        assert [await room.beat(running) for _ in range(2)] == [[Action.YIELD]] * 2
+        yielded = Report(running.task_id, 1, Outcome.YIELDED, used_s=5.0, checkpoint=checkpoint(15))
+        assert (await room.scheduler.report(yielded)).state == "ready"
+        assert await room.inbox() == [running.task_id, urgent]
+        await room.tell()  # the outbox says it again
+        assert await room.queue.depth("default") == (1, 1)
+        (lease,) = (await room.queue.view("default", room.clock())).leases
+        assert (lease.task_id, lease.state) == (urgent, "handed_over")
+
+    async def test_a_death_after_the_commit_hands_the_slot_on_all_the_same(
+        self, room: Room, running: TaskStatus, urgent: str
+    ) -> None:
+        await room.reconciler.tick()
+        yielded = Report(running.task_id, 1, Outcome.YIELDED, used_s=5.0, checkpoint=checkpoint(15))
+        await room.manager.report(yielded)  # and nobody tells Redis but the outbox
+        await room.tell()
+        assert await room.inbox() == [running.task_id, urgent]
+
+    async def test_a_wish_that_a_wipe_forgot_is_taken_back(self, room: Room, running: TaskStatus, urgent: str) -> None:
+        await room.reconciler.tick()
+        await room.redis.flushall()
+        assert await room.beat(running) == [Action.RUN]
+
+    async def test_a_redis_that_is_away_says_run(
+        self, room: Room, running: TaskStatus, urgent: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await room.reconciler.tick()
+
+        async def away(*_: object) -> str:
+            raise UnavailableError("Redis is away")
+
+        monkeypatch.setattr(room.queue, "lease", away)
+        assert await room.beat(running) == [Action.RUN]
+
+
+async def test_a_zombie_is_refused_at_every_effect(room: Room, first: str) -> None:
+    job_id = ids.job_id_of(first)
+    await room.worker()
+    await room.tell()
+    claim = await room.scheduler.claim(first, "w1")
+    assert claim.row is not None
+    await room.beat(TaskStatus(first, 1, used_s=2.0, checkpoint=checkpoint(10)))
+    assert (await room.manager.lose(claim.row, room.clock())).is_accepted  # its lease ran out while it slept
+    assert (await room.scheduler.claim(first, "w2")).task
+    await room.tell()
+
+    def progress(attempt: int) -> Event:
+        return Event(job_id, EventType.PROGRESS, {"step": 11}, task=first, attempt=attempt)
+
+    await room.queue.append_event(progress(2))
+    before = await room.task(first), await room.events(job_id)
+    assert await room.beat(TaskStatus(first, 1, used_s=9.0, checkpoint=checkpoint(20))) == [Action.STALE]
+    await room.queue.append_event(progress(1))
+    for outcome in Outcome:
+        report = Report(first, 1, outcome, (artifact("mezzanine"),), used_s=9.0, checkpoint=checkpoint(20))
+        assert not (await room.scheduler.report(report)).is_accepted
+    await room.tell()
+    assert (await room.task(first), await room.events(job_id)) == before
+    async with room.database.read() as connection:
+        ledger = (await connection.execute(sa.select(tables.ledger.c.outcome, tables.ledger.c.used_s))).all()
+    assert [tuple(row) for row in ledger] == [("lost", 2.0)]
+
+
+async def test_an_autoscaler_sees_the_gpu_seconds_that_wait(room: Room, first: str) -> None:
+    await admit(room.database, cost_s=32.5)
+    await room.tell()
+    await room.reconciler.tick()
+    name, labels = "vitascope_scheduler_backlog_gpu_seconds", {"pool": "default"}
+    assert REGISTRY.get_sample_value(name, labels) == 42.5
+    await room.worker()
+    await room.reconciler.tick()
+    assert REGISTRY.get_sample_value(name, labels) == 32.5
+
+
+async def test_of_many_shards_a_queue_holds_four(room: Room) -> None:
+    stage = Stage("work", executor="gpu-worker", pool="default", needs=None, yieldable=True, unit="item", num_shards=9)
+    job_id = await admit(room.database, kind=Kind("many", (stage,)))
+    await room.tell()
+    assert await room.queue.depth("default") == (4, 0)
+    await room.redis.flushall()
+    await room.reconciler.reconcile()
+    assert await room.queue.depth("default") == (4, 0)
+    await room.worker(slots=3)
+    for shard in range(3):
+        assert (await room.scheduler.claim(ids.task_id(job_id, "work", shard), "w1")).task
+    await room.tell()
+    assert await room.queue.depth("default") == (4, 3)
+
+
 async def test_the_sweep_finds_what_redis_lost_without_a_new_epoch(room: Room, first: str) -> None:
     await room.tell()
     assert await room.queue.settle("default", first, 1, 0.0, room.clock())  # whatever took it away
@@ -473,12 +754,28 @@ async def test_weights_and_caps_of_sql_reach_what_waits(room: Room, first: str) 
     assert await room.redis.hget(keys.in_flight("default"), f"cap:{TENANT}") == "2"
 
 
+async def test_weights_and_caps_are_told_again_to_a_redis_that_lost_its_last_second(room: Room, first: str) -> None:
+    await room.tell()
+    async with room.database.transaction() as connection:
+        await connection.execute(sa.update(tables.tenants).values(weight=3.0, max_in_flight=2))
+    await room.reconciler.reconcile()
+    flow, cap = keys.flows("default", "standard"), keys.in_flight("default")
+    await room.redis.hset(flow, f"weight:{TENANT}", "1.0")  # what a replica knew that took over
+    await room.redis.hset(cap, f"cap:{TENANT}", "0")
+    await room.redis.delete(keys.epoch("default"))
+    await room.reconciler.reconcile()
+    assert await room.redis.hget(flow, f"weight:{TENANT}") == "3.0"
+    assert await room.redis.hget(cap, f"cap:{TENANT}") == "2"
+
+
 async def test_a_position_is_told_while_it_waits(room: Room, first: str) -> None:
     second = await admit(room.database)
     await room.tell()
-    assert (await room.scheduler.queue_position(second)).position == 1
-    assert (await room.scheduler.queue_position(second)).eta_s < 0  # nobody works there
+    jobs = [second, ids.job_id_of(first)]
+    place, _ = await room.scheduler.queue_positions(jobs)
+    assert (place.position, place.eta_s) == (1, -1.0)  # nobody works there
     await room.worker()
-    place = await room.scheduler.queue_position(second)
-    assert (place.position, place.eta_s) == (0, 15.0)
-    assert (await room.scheduler.queue_position(ids.job_id_of(first))).position == -1
+    room.clock.now_ms += 2_000
+    place, running = await room.scheduler.queue_positions(jobs)
+    assert (place.position, running.position) == (0, -1)
+    assert place.eta_s == pytest.approx(20.0, abs=2.1)

@@ -10,15 +10,18 @@ import structlog
 from vitascope_common import rpc, serving, telemetry
 from vitascope_common.database import Database
 from vitascope_common.errors import UnavailableError
+from vitascope_common.objectstore import open_store
 from vitascope_common.redis_clients import connect_async
 from vitascope_scheduler.adapters.celery_sender import CelerySender
 from vitascope_scheduler.adapters.redis_queue import RedisQueue
 from vitascope_scheduler.api import SERVICE_NAME, SchedulerApi
 from vitascope_scheduler.dispatch import Dispatcher, Timing
 from vitascope_scheduler.job_manager import JobManager
+from vitascope_scheduler.operator import Operator
 from vitascope_scheduler.reader import Reader
 from vitascope_scheduler.reconciler import Reconciler
 from vitascope_scheduler.relay import Relay
+from vitascope_scheduler.retention import Policy, Retention
 from vitascope_scheduler.service import Scheduler
 from vitascope_scheduler.settings import SchedulerSettings
 
@@ -37,12 +40,15 @@ async def serve(settings: SchedulerSettings, watched: telemetry.Telemetry) -> No
     redis = connect_async(settings.redis_url.get_secret_value())
     sender = CelerySender(settings.broker_url.get_secret_value())
     queue = RedisQueue(redis)
-    manager, reader = JobManager(database), Reader(database)
+    policy = Policy(settings.work_retention_s * 1000, settings.job_retention_s * 1000)
+    manager, reader = JobManager(database, job_retention_ms=policy.job_ms), Reader(database)
+    store = open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key)
     timing = Timing(settings.lease_ttl_ms, settings.heartbeat_ms, settings.tick_ms)
     dispatcher = Dispatcher(manager, reader, queue, sender, timing)
     relay = Relay(reader, dispatcher, queue)
     reconciler = Reconciler(manager, reader, dispatcher, relay)
-    api = SchedulerApi(Scheduler(manager, dispatcher, relay))
+    retention = Retention(manager, reader, store, queue, policy)
+    api = SchedulerApi(Scheduler(manager, dispatcher, relay), Operator(manager, reader, dispatcher))
     server = rpc.RpcServer(f"{settings.host}:{settings.port}", [SERVICE_NAME], api.register_in)
     await server.start()
     log.info("scheduler.started", port=server.port, metrics_port=watched.metrics_port)
@@ -58,9 +64,8 @@ async def serve(settings: SchedulerSettings, watched: telemetry.Telemetry) -> No
                 watched.mark_ready(True)
                 return
 
-    duties = [
-        asyncio.create_task(duty) for duty in (announce(), relay.run("event"), relay.run("ready"), reconciler.run())
-    ]
+    runs = (announce(), relay.run("event"), relay.run("ready"), reconciler.run(), retention.run())
+    duties = [asyncio.create_task(duty) for duty in runs]
     await stopped.wait()
     log.info("scheduler.draining")
     watched.mark_ready(False)

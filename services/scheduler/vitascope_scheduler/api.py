@@ -1,9 +1,10 @@
-"""The gRPC edge: eight calls, each translated in `wire`, decided in `service`. Errors map in ErrorInterceptor."""
+"""The gRPC edge: `wire` translates each call, `service` and `operator` decide it, ErrorInterceptor maps the errors."""
 
 from typing import Any
 
 from vitascope_proto.v1 import scheduler_pb2, scheduler_pb2_grpc
 from vitascope_scheduler import wire
+from vitascope_scheduler.operator import Operator
 from vitascope_scheduler.service import Scheduler
 
 SERVICE_NAME = scheduler_pb2.DESCRIPTOR.services_by_name["SchedulerService"].full_name
@@ -12,8 +13,9 @@ SERVICE_NAME = scheduler_pb2.DESCRIPTOR.services_by_name["SchedulerService"].ful
 class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
     """SchedulerService over the use cases."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, operator: Operator) -> None:
         self._scheduler = scheduler
+        self._operator = operator
 
     def register_in(self, server: Any) -> None:
         """Add this service to a gRPC server."""
@@ -38,7 +40,29 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         self, request: scheduler_pb2.GetQueuePositionRequest, context: Any
     ) -> scheduler_pb2.GetQueuePositionResponse:
         """Say where a waiting job stands."""
-        return wire.position_answer(await self._scheduler.queue_position(wire.name(request.job_id, "job_id")))
+        (place,) = await self._scheduler.queue_positions([wire.name(request.job_id, "job_id")])
+        return wire.position_answer(place)
+
+    async def GetQueuePositions(
+        self, request: scheduler_pb2.GetQueuePositionsRequest, context: Any
+    ) -> scheduler_pb2.GetQueuePositionsResponse:
+        """Say where many jobs stand."""
+        job_ids = wire.job_ids_from_proto(request)
+        return wire.positions_answer(job_ids, await self._scheduler.queue_positions(job_ids))
+
+    async def GetQueue(self, request: scheduler_pb2.GetQueueRequest, context: Any) -> scheduler_pb2.GetQueueResponse:
+        """Show the queues to an operator."""
+        return wire.queue_answer(await self._operator.queue(wire.optional_name(request.pool, "pool")))
+
+    async def SetDrain(self, request: scheduler_pb2.SetDrainRequest, context: Any) -> scheduler_pb2.SetDrainResponse:
+        """Give a worker or a pool no more work, or work again."""
+        num_workers = await self._operator.set_drain(
+            wire.name(request.pool, "pool"),
+            wire.optional_name(request.worker_id, "worker_id"),
+            request.is_draining,
+            wire.name(request.tenant_id, "tenant_id"),
+        )
+        return scheduler_pb2.SetDrainResponse(num_workers=num_workers)
 
     async def Register(self, request: scheduler_pb2.RegisterRequest, context: Any) -> scheduler_pb2.RegisterResponse:
         """Enter a worker and its slots."""

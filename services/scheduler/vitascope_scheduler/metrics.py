@@ -10,6 +10,12 @@ CLAIMS = Counter(
     "vitascope_scheduler_claims_total", "Answers to claims: granted, or the reason of a refusal", ["answer"]
 )
 REPORTS = Counter("vitascope_scheduler_reports_total", "Attempts that ended", ["outcome", "accepted"])
+BACKLOG_S = Gauge(
+    "vitascope_scheduler_backlog_gpu_seconds", "Estimated cost of what waits in a pool: GPU-seconds", ["pool"]
+)
+PREEMPTIONS = Counter(
+    "vitascope_scheduler_preemptions_total", "Running tasks that were asked to make way for an urgent one", ["pool"]
+)
 LEASES_LOST = Counter(
     "vitascope_scheduler_leases_lost_total", "Attempts that ended because their lease ran out", ["pool"]
 )
@@ -22,4 +28,12 @@ HEARTBEAT_GAP_S = Histogram(
     "Time between two heartbeats of a worker, as this replica saw them",
     buckets=(0.1, 0.5, 1, 2, 2.5, 3, 5, 10, 20, 60),
 )
+ETA_ERROR_S = Histogram(
+    "vitascope_scheduler_eta_error_seconds",
+    "How far the end of a task was from the first ETA that this replica told of it",
+    ["direction"],  # late: it took longer than told; early
+    buckets=(0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600),
+)
+EXPIRED = Counter("vitascope_scheduler_jobs_expired_total", "Jobs that were not finished by their deadline")
+PURGED = Counter("vitascope_scheduler_jobs_purged_total", "Finished jobs that retention has removed")
 FAILURES = Counter("vitascope_scheduler_duty_failures_total", "Rounds of a duty that could not be finished", ["duty"])

@@ -8,14 +8,14 @@ import sqlalchemy as sa
 
 from vitascope_common import tables
 from vitascope_common.database import Database
-from vitascope_common.jobs import TaskState
+from vitascope_common.jobs import ACTIVE_JOB, TERMINAL_JOB, TaskState
 from vitascope_scheduler import statements as sql
 from vitascope_scheduler.tasks import EXECUTORS_OF_CELERY, TaskRow
 
-_TASKS, _OUTBOX, _TENANTS = tables.tasks, tables.outbox, tables.tenants
+_JOBS, _TASKS, _OUTBOX, _TENANTS = tables.jobs, tables.tasks, tables.outbox, tables.tenants
 
 Position = tuple[int, str]
-"""Where a page begins: after a task accepted at that time with that id."""
+"""Where a page begins: after a task accepted, or a job finished, at that time with that id."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,26 @@ class Flow:
     cap: int
 
 
+@dataclass(frozen=True)
+class FinishedJob:
+    """A job that is over and has left something behind."""
+
+    job_id: str
+    tenant_id: str
+    finished_at_ms: int
+    manifest_key: str | None
+
+    @property
+    def position(self) -> Position:
+        """Return where the page after it begins."""
+        return self.finished_at_ms, self.job_id
+
+    @property
+    def published_folder(self) -> str:
+        """Return the prefix of all files that SQL names by naming their manifest; "" for a job without one."""
+        return self.manifest_key.rpartition("/")[0] + "/" if self.manifest_key else ""
+
+
 class Reader:
     """Read-only views, and the outbox, whose rows are deleted once told."""
 
@@ -51,9 +71,11 @@ class Reader:
             return {}
         return {row.task_id: row for row in await self._rows(_TASKS.c.task_id.in_(task_ids))}
 
-    async def leased(self, claimed_before_ms: int) -> list[TaskRow]:
-        """Read the tasks that have been leased since before that time."""
-        return await self._rows(_TASKS.c.state == TaskState.LEASED, _TASKS.c.claimed_at_ms <= claimed_before_ms)
+    async def leased(self, claimed_before_ms: int, claimed_after_ms: int) -> list[TaskRow]:
+        """Read the tasks that have been leased since before that time; after a time to come: the clock went back."""
+        claimed_at_ms = _TASKS.c.claimed_at_ms
+        when = sa.or_(claimed_at_ms <= claimed_before_ms, claimed_at_ms > claimed_after_ms)
+        return await self._rows(_TASKS.c.state == TaskState.LEASED, when)
 
     async def not_handed_out(
         self, pool: str, epoch: str, sent_before_ms: int, after: Position, limit: int
@@ -98,6 +120,58 @@ class Reader:
         )
         async with self._database.read() as connection:
             return {Flow(*row) for row in await connection.execute(statement)}
+
+    async def past_deadline(self, now_ms: int, limit: int) -> list[str]:
+        """Name jobs that are not over though their deadline has passed, the longest first."""
+        statement = (
+            sa.select(_JOBS.c.job_id)
+            .where(_JOBS.c.state.in_(ACTIVE_JOB), _JOBS.c.deadline_at_ms <= now_ms)
+            .order_by(_JOBS.c.deadline_at_ms, _JOBS.c.job_id)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            return list((await connection.execute(statement)).scalars())
+
+    async def drains(self) -> dict[str, list[str]]:
+        """Read by pool which workers get no more work; "" stands for all of them."""
+        drains = tables.drains
+        statement = sa.select(drains.c.pool, drains.c.worker_id).order_by(drains.c.pool, drains.c.worker_id)
+        found: dict[str, list[str]] = {}
+        async with self._database.read() as connection:
+            for pool, worker_id in await connection.execute(statement):
+                found.setdefault(pool, []).append(worker_id)
+        return found
+
+    async def to_sweep(self, finished_before_ms: int, after: Position, limit: int) -> list[FinishedJob]:
+        """Read a page of jobs that ended before that time and whose work files are still there."""
+        return await self._finished(after, limit, _JOBS.c.swept_at_ms.is_(None), finished_before_ms)
+
+    async def to_purge(
+        self, now_ms: int, deleted_ms: int, job_ms: int, after: Position, limit: int
+    ) -> list[FinishedJob]:
+        """Read a page of jobs that are kept no longer: deleted by their tenant `deleted_ms` ago, or `job_ms` old.
+
+        What a completed job was promised stands, whatever the policy is now; `job_ms` 0 keeps all that are not deleted.
+        """
+        is_due = _JOBS.c.deleted_at_ms <= now_ms - deleted_ms
+        if job_ms:
+            ends_ms = sa.func.coalesce(_JOBS.c.expires_at_ms, _JOBS.c.finished_at_ms + job_ms)
+            is_due = sa.or_(is_due, ends_ms <= now_ms)
+        return await self._finished(after, limit, is_due, now_ms)
+
+    async def _finished(
+        self, after: Position, limit: int, condition: sa.ColumnElement[bool], finished_before_ms: int
+    ) -> list[FinishedJob]:
+        place = sa.tuple_(_JOBS.c.finished_at_ms, _JOBS.c.job_id)
+        statement = (
+            sa.select(_JOBS.c.job_id, _JOBS.c.tenant_id, _JOBS.c.finished_at_ms, _JOBS.c.manifest_key)
+            .where(_JOBS.c.state.in_(TERMINAL_JOB), _JOBS.c.finished_at_ms <= finished_before_ms, condition)
+            .where(place > sa.tuple_(*after))
+            .order_by(_JOBS.c.finished_at_ms, _JOBS.c.job_id)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            return [FinishedJob(*row) for row in await connection.execute(statement)]
 
     async def outbox(self, topic: str, after: int, limit: int) -> list[OutboxRow]:
         """Read a page of what is to be told, in order."""

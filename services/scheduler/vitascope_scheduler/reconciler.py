@@ -60,27 +60,35 @@ class Reconciler:
             await asyncio.sleep(self._timing.tick_ms / 1000)
 
     async def tick(self) -> None:
-        """Reap expired leases, fill free slots, measure the queues."""
+        """End what is past its deadline, reap expired leases, fill free slots, measure the queues."""
         self._is_trusted()  # notices how long ago the last tick was
         self._last_tick_ms = self._clock()
+        await self._expire()
         for pool in sorted(self._dispatcher.pools):
             if self._is_trusted():
                 await self._reap(pool)
             await self._dispatcher.fill(pool)
+            await self._dispatcher.preempt(pool)
             num_waiting, num_in_flight = await self._queue.depth(pool)
             metrics.QUEUE_DEPTH.labels(pool).set(num_waiting)
             metrics.IN_FLIGHT.labels(pool).set(num_in_flight)
+            metrics.BACKLOG_S.labels(pool).set(await self._queue.backlog_s(pool))
             metrics.IDLE_WORKERS.labels(pool).set(len(await self._queue.idle_workers(pool, self._clock())))
 
     async def reconcile(self) -> None:
-        """Hand out ready tasks that this epoch was never given; end leased ones that have no lease."""
-        self._dispatcher.pools |= await self._reader.pools()
+        """Hand out ready tasks that this epoch was never given; end leased ones that have no lease.
+
+        Drains come first, so that a Redis that was wiped gives nothing to workers that are to get nothing.
+        """
+        self._dispatcher.pools |= (await self._reader.drains()).keys() | await self._reader.pools()
         for pool in sorted(self._dispatcher.pools):
             epoch = await self._queue.epoch(pool)
             known = self._epochs.setdefault(pool, epoch)
             if known != epoch:
                 self._epochs[pool] = epoch
+                self._flows = set()  # Redis may have forgotten what it was told last
                 self._distrust("new epoch")
+            await self._dispatcher.apply_drains(pool)
             await self._hand_out_again(pool, epoch)
         self._num_rounds += 1
         if self._num_rounds % SWEEP_EVERY == 0:
@@ -124,7 +132,10 @@ class Reconciler:
         self._flows = flows
 
     async def _reap(self, pool: str) -> None:
+        await self._queue.shorten_leases(pool, self._clock() + 2 * self._timing.lease_ttl_ms)
         expired = await self._queue.expired_leases(pool, self._clock(), PAGE)
+        if expired and not await self._is_same_epoch(pool):
+            return
         rows = await self._reader.tasks(expired)
         for task_id in expired:
             row = rows.get(task_id)
@@ -135,12 +146,27 @@ class Reconciler:
             else:
                 await self._dispatcher.agree_with(row)
 
+    async def _expire(self) -> None:
+        cancelled: list[TaskRow] = []
+        for job_id in await self._reader.past_deadline(self._clock(), PAGE):
+            if ended := await self._manager.expire(job_id):  # nothing: it is over meanwhile
+                metrics.EXPIRED.inc()
+                log.info("job.expired", job=job_id)
+                cancelled += ended
+        if cancelled:
+            self._relay.wake()
+        for row in cancelled:
+            await self._queue.stop(row, self._clock())
+
     async def _end_without_lease(self) -> None:
         by_pool: dict[str, list[TaskRow]] = defaultdict(list)
-        for row in await self._reader.leased(self._clock() - self._timing.lease_ttl_ms):
+        now_ms, lease_ttl_ms = self._clock(), self._timing.lease_ttl_ms
+        for row in await self._reader.leased(now_ms - lease_ttl_ms, now_ms + lease_ttl_ms):
             by_pool[row.pool].append(row)
         for pool, rows in by_pool.items():
             missing = set(await self._queue.without_lease(pool, [row.task_id for row in rows]))
+            if missing and not await self._is_same_epoch(pool):
+                return
             for row in rows:
                 if row.task_id in missing:
                     await self._lose(row)
@@ -158,10 +184,24 @@ class Reconciler:
         for other in ended.cancelled:
             await self._queue.stop(other, self._clock())
 
+    async def _is_same_epoch(self, pool: str) -> bool:
+        """Tell whether leases that were just read are those that heartbeats have renewed; asked after the reading.
+
+        A Redis that restarted since the last look may show old leases, or none.
+        """
+        epoch = await self._queue.epoch(pool)
+        if self._epochs.get(pool, epoch) == epoch:
+            return True
+        self._distrust("new epoch")
+        return False
+
     def _is_trusted(self) -> bool:
         """Tell whether heartbeats have come through for a lease; asked before each pool, as SQL may hang in between."""
-        if self._clock() - self._last_tick_ms > self._timing.lease_ttl_ms / 2 + self._timing.tick_ms:
+        elapsed_ms = self._clock() - self._last_tick_ms
+        if elapsed_ms > self._timing.lease_ttl_ms / 2 + self._timing.tick_ms:
             self._distrust("slept")
+        elif elapsed_ms < 0:
+            self._distrust("the clock went back")
         return self._clock() - self._trusted_since_ms >= self._timing.lease_ttl_ms
 
     def _distrust(self, reason: str) -> None:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import structlog
 
-from vitascope_common import ids
 from vitascope_common.errors import UnavailableError
-from vitascope_common.executor import Action
-from vitascope_common.jobs import KINDS, TERMINAL_TASK
+from vitascope_common.executor import Action, Outcome
+from vitascope_common.jobs import TERMINAL_TASK
 from vitascope_scheduler import metrics
 from vitascope_scheduler.dispatch import Dispatcher
 from vitascope_scheduler.job_manager import Claim, Ended, JobManager, Report, TaskStatus
+from vitascope_scheduler.positions import Positions, QueuePosition
 from vitascope_scheduler.relay import Relay
 from vitascope_scheduler.tasks import EXECUTORS_OF_CELERY, TaskRow
 from vitascope_scheduler.worker import SlotsOfWorker, Worker
@@ -48,16 +48,8 @@ class BeatAnswer:
     actions: tuple[tuple[TaskStatus, Action], ...]
 
 
-@dataclass(frozen=True)
-class QueuePosition:
-    """Tasks in front of a waiting job (-1: it does not wait) and seconds until it may be done (-1: unknown)."""
-
-    position: int
-    eta_s: float
-
-
 class Scheduler:
-    """Submit, Cancel, Delete, GetQueuePosition; Register, Claim, Heartbeat, Report."""
+    """Submit, Cancel, Delete, GetQueuePosition(s); Register, Claim, Heartbeat, Report."""
 
     def __init__(self, manager: JobManager, dispatcher: Dispatcher, relay: Relay) -> None:
         self._manager = manager
@@ -67,6 +59,7 @@ class Scheduler:
         self._clock = dispatcher.clock
         self.timing = dispatcher.timing
         self._last_beat_ms: dict[str, int] = {}
+        self._positions = Positions(dispatcher.queue, dispatcher.clock)
 
     async def submit(self, job_id: str) -> None:
         """Look at the outbox now."""
@@ -82,23 +75,15 @@ class Scheduler:
         """Hide a job, cancelled first when it is not over. Raises NotFoundError."""
         await self._stop(await self._manager.delete(job_id, tenant_id))
 
-    async def queue_position(self, job_id: str) -> QueuePosition:
-        """Say where a waiting job stands, from Redis alone. Raises UnavailableError."""
-        names = {stage.name for kind in KINDS.values() for stage in kind.stages}
-        async with _in_time():
-            for pool in sorted(self._dispatcher.pools):
-                for name in sorted(names):
-                    place = await self._queue.position(pool, ids.task_id(job_id, name, 0), self._clock())
-                    if place is not None:
-                        servers = place.num_in_flight
-                        eta_s = (place.position / servers + 1.5) * place.cost_s if servers else -1.0
-                        return QueuePosition(place.position, eta_s)
-        return QueuePosition(-1, -1.0)
+    async def queue_positions(self, job_ids: Sequence[str]) -> list[QueuePosition]:
+        """Say where jobs stand, in this order; at most 2 s old. From Redis alone. Raises UnavailableError."""
+        async with in_time():
+            return await self._positions.of(frozenset(self._dispatcher.pools), job_ids)
 
     async def register(self, worker: Worker) -> None:
         """Enter a worker and give it work. Raises UnavailableError: it asks again."""
         self._dispatcher.pools.add(worker.pool)
-        async with _in_time():
+        async with in_time():
             await self._queue.register(worker, self._clock(), self.timing.lease_ttl_ms)
             log.info("worker.registered", worker=worker.worker_id, pool=worker.pool, slots=worker.num_slots)
             await self._dispatcher.fill_worker(worker.pool, worker.worker_id)
@@ -120,6 +105,7 @@ class Scheduler:
         """Record progress and checkpoints, renew leases and registration, give free slots work."""
         actions: list[tuple[TaskStatus, Action]] = []
         running: list[TaskRow] = []
+        yielding: set[str] = set()
         for status in beat.tasks:
             action, row = await self._manager.heartbeat(status)
             actions.append((status, action))
@@ -129,12 +115,16 @@ class Scheduler:
             self._relay.wake()
         self._measure(beat.worker_id)
         try:
-            async with _in_time():
-                must_register = await self._renew_all(beat, running)
+            async with in_time():
+                must_register = await self._renew_all(beat, running, yielding)
         except UnavailableError as error:
             log.warning("queue.unavailable", error=error.message)
             must_register = False
-        return BeatAnswer(must_register, tuple(actions))
+        asked = (
+            (status, Action.YIELD if action is Action.RUN and status.task_id in yielding else action)
+            for status, action in actions
+        )
+        return BeatAnswer(must_register, tuple(asked))
 
     async def report(self, report: Report) -> Ended:
         """End an attempt in one transaction; then free its slot and hand out what is ready."""
@@ -149,14 +139,18 @@ class Scheduler:
             accepted=ended.is_accepted,
             state=ended.state,
         )
+        if ended.is_accepted and report.outcome is Outcome.DONE:
+            self._positions.done(report.task_id)
         if ended.row is not None:
             await self._hint(self._tell(ended))
         return ended
 
-    async def _renew_all(self, beat: Beat, running: list[TaskRow]) -> bool:
+    async def _renew_all(self, beat: Beat, running: list[TaskRow], yielding: set[str]) -> bool:
+        """Renew leases and registration; add the tasks that should yield. Tells whether the worker must register."""
         self._dispatcher.pools.add(beat.pool)
         for row in running:
-            await self._renew(row, beat.worker_id)
+            if await self._renew(row, beat.worker_id) == "yield":
+                yielding.add(row.task_id)
         if beat.executor in EXECUTORS_OF_CELERY:
             return False  # they have no inbox and no slots here
         listed = tuple(status.task_id for status in beat.tasks)
@@ -173,11 +167,12 @@ class Scheduler:
             await self._dispatcher.fill_worker(beat.pool, beat.worker_id)
         return False
 
-    async def _renew(self, row: TaskRow, worker_id: str) -> None:
+    async def _renew(self, row: TaskRow, worker_id: str) -> str:
         self._dispatcher.pools.add(row.pool)
         answer = await self._queue.lease(row, worker_id, self._clock(), self.timing.lease_ttl_ms)
         if answer == "created":  # made again after a loss, or by a heartbeat that was overtaken by the report
             await self._dispatcher.agree(row.task_id)
+        return answer
 
     async def _settle(self, row: TaskRow | None) -> None:
         if row is not None and row.state in TERMINAL_TASK:
@@ -201,10 +196,10 @@ class Scheduler:
             log.info("task.cancelled", job=row.job_id, task=row.task_id, attempt=row.attempt)
             await self._queue.stop(row, self._clock())
 
-    async def _hint(self, hint: Awaitable[None]) -> None:
+    async def _hint(self, hint: Awaitable[object]) -> None:
         """Tell Redis what SQL has decided; reaper and reconciler do it when this cannot, or not soon enough."""
         try:
-            async with _in_time():
+            async with in_time():
                 await hint
         except UnavailableError as error:
             log.warning("queue.unavailable", error=error.message)
@@ -220,7 +215,7 @@ class Scheduler:
 
 
 @asynccontextmanager
-async def _in_time() -> AsyncIterator[None]:
+async def in_time() -> AsyncIterator[None]:
     """End a block that Redis holds up. Raises UnavailableError; scripts are atomic and may be repeated."""
     try:
         async with asyncio.timeout(REDIS_S):

@@ -4,10 +4,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from vitascope_common.settings import UsesBroker, UsesDatabase, UsesRedis
+from vitascope_common.settings import UsesBroker, UsesDatabase, UsesObjectStore, UsesRedis
 
 
-class SchedulerSettings(UsesDatabase, UsesRedis, UsesBroker):
+class SchedulerSettings(UsesDatabase, UsesRedis, UsesBroker, UsesObjectStore):
     """Settings of the scheduler; the three periods are shortened by tests only."""
 
     service: ClassVar[str] = "scheduler"
@@ -20,3 +20,7 @@ class SchedulerSettings(UsesDatabase, UsesRedis, UsesBroker):
     """How often executors are asked to call Heartbeat."""
     tick_ms: int = Field(default=1_000, ge=10)
     """Period of dispatch and reaper; the reconciler runs every second one."""
+    work_retention_s: int = Field(default=24 * 3600, ge=0)
+    """How long checkpoints and intermediate files of a finished job are kept, and jobs that their tenant deleted."""
+    job_retention_s: int = Field(default=30 * 24 * 3600, ge=0)
+    """How long finished jobs and their videos are kept; 0: for ever, unless their tenant deletes them."""

@@ -6,6 +6,7 @@ outbox row is inserted while that lock is held, the order of outbox ids is the o
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -33,6 +34,7 @@ class JobRow:
     kind: str
     state: str
     traceparent: str
+    deadline_at_ms: int | None
 
 
 def select_tasks() -> sa.Select[Any]:
@@ -190,25 +192,70 @@ async def outcome_of(connection: AsyncConnection, task_id: str, attempt: int) ->
     return (await connection.execute(statement)).scalar_one_or_none()
 
 
-async def count_down(connection: AsyncConnection, job_id: str, stage: str) -> list[str]:
-    """Tell the tasks of a stage that one task before them is done; return those that need nothing any more."""
+async def count_down(connection: AsyncConnection, done: TaskRow) -> list[tuple[str, str]]:
+    """Tell the tasks that need this one that it is done.
+
+    Returns stage and executor of those stages whose first shard needs nothing any more.
+    """
+    is_meant = sa.or_(_TASKS.c.needs_same_shard == sa.false(), _TASKS.c.shard == done.shard)
     statement = (
         sa.update(_TASKS)
-        .where(_TASKS.c.job_id == job_id, _TASKS.c.stage == stage)
+        .where(_TASKS.c.job_id == done.job_id, _TASKS.c.needs == done.stage, is_meant)
         .where(_TASKS.c.state == TaskState.WAITING, _TASKS.c.num_needed > 0)
         .values(num_needed=_TASKS.c.num_needed - 1)
-        .returning(_TASKS.c.task_id, _TASKS.c.num_needed)
+        .returning(_TASKS.c.stage, _TASKS.c.executor, _TASKS.c.num_needed)
     )
-    found = (await connection.execute(statement)).all()
-    return sorted(row.task_id for row in found if row.num_needed == 0)
+    free = Counter((row.stage, row.executor) for row in await connection.execute(statement) if row.num_needed == 0)
+    if not free:
+        return []
+    needs_nothing = (
+        sa.select(_TASKS.c.stage, sa.func.count())
+        .where(_TASKS.c.job_id == done.job_id, _TASKS.c.num_needed == 0)
+        .group_by(_TASKS.c.stage)
+    )
+    in_all = {stage: number for stage, number in await connection.execute(needs_nothing)}
+    return sorted(one for one, number in free.items() if in_all[one[0]] == number)
 
 
-async def outputs_of(connection: AsyncConnection, job_id: str, stage: str) -> list[Mapping[str, Any]]:
-    """Collect what all tasks of a stage have put out, by shard."""
+async def next_waiting(connection: AsyncConnection, job_id: str, limit: int) -> list[TaskRow]:
+    """Read the first tasks of a job that need nothing any more and are not ready yet, by shard."""
+    statement = (
+        select_tasks()
+        .where(_TASKS.c.job_id == job_id, _TASKS.c.state == TaskState.WAITING, _TASKS.c.num_needed == 0)
+        .order_by(_TASKS.c.shard, _TASKS.c.stage)
+        .limit(limit)
+    )
+    return await rows_of(connection, statement)
+
+
+def num_ready(job_id: str) -> sa.ScalarSelect[int]:
+    """Count the ready tasks of a job, as part of the condition of an UPDATE."""
+    one = _TASKS.alias()
+    return sa.select(sa.func.count()).where(one.c.job_id == job_id, one.c.state == TaskState.READY).scalar_subquery()
+
+
+async def inputs_of(connection: AsyncConnection, row: TaskRow) -> list[Mapping[str, Any]]:
+    """Collect what the tasks that this one needed have put out, by shard."""
+    if not row.needs:
+        return []
+    needed = _TASKS.c.stage == row.needs
+    if row.needs_same_shard:
+        needed = sa.and_(needed, _TASKS.c.shard == row.shard)
+    return await _outputs(connection, row.job_id, needed)
+
+
+async def published_outputs(connection: AsyncConnection, job_id: str) -> list[Mapping[str, Any]]:
+    """Collect what the publishing tasks of a job have put out, by shard."""
+    return await _outputs(connection, job_id, _TASKS.c.publishes == sa.true())
+
+
+async def _outputs(
+    connection: AsyncConnection, job_id: str, condition: sa.ColumnElement[bool]
+) -> list[Mapping[str, Any]]:
     statement = (
         sa.select(_TASKS.c.outputs)
-        .where(_TASKS.c.job_id == job_id, _TASKS.c.stage == stage, _TASKS.c.state == TaskState.DONE)
-        .order_by(_TASKS.c.shard)
+        .where(_TASKS.c.job_id == job_id, _TASKS.c.state == TaskState.DONE, condition)
+        .order_by(_TASKS.c.shard, _TASKS.c.stage)
     )
     lists: Sequence[list[Mapping[str, Any]]] = (await connection.execute(statement)).scalars().all()
     return [artifact for outputs in lists for artifact in outputs]
@@ -218,3 +265,24 @@ async def num_unfinished(connection: AsyncConnection, job_id: str) -> int:
     """Count the tasks of a job that are not done."""
     statement = sa.select(sa.func.count()).where(_TASKS.c.job_id == job_id, _TASKS.c.state != TaskState.DONE)
     return int((await connection.execute(statement)).scalar_one())
+
+
+async def is_running(connection: AsyncConnection, job_id: str) -> bool:
+    """Tell whether an attempt owns a task of this job."""
+    statement = sa.select(_TASKS.c.task_id).where(_TASKS.c.job_id == job_id, _TASKS.c.state == TaskState.LEASED)
+    return (await connection.execute(statement.limit(1))).one_or_none() is not None
+
+
+async def progress_of(connection: AsyncConnection, row: TaskRow) -> Mapping[str, int]:
+    """Add up what all shards of a stage have done, and what they have to do."""
+    statement = sa.select(sa.func.sum(_TASKS.c.done).label("done"), sa.func.sum(_TASKS.c.total).label("total")).where(
+        _TASKS.c.job_id == row.job_id, _TASKS.c.stage == row.stage
+    )
+    found = (await connection.execute(statement)).one()
+    return {"done": int(found.done), "total": int(found.total)}
+
+
+async def show_job(connection: AsyncConnection, job_id: str, **shown: Any) -> None:
+    """Write down what people see of a running job: phase and progress, no event."""
+    is_running = sa.and_(_JOBS.c.job_id == job_id, _JOBS.c.state == JobState.RUNNING)
+    await connection.execute(sa.update(_JOBS).where(is_running).values(**shown))

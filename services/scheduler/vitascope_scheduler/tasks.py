@@ -9,6 +9,8 @@ from vitascope_common.jobs import Artifact, Checkpoint, Task, TaskState, params_
 EXECUTORS_OF_CELERY = frozenset({"postproc"})
 """Executors that get their work through Celery; all others have an inbox stream."""
 
+YIELD_WINDOW_S = 3600.0
+
 
 @dataclass(frozen=True)
 class TaskRow:
@@ -26,6 +28,10 @@ class TaskRow:
     priority: int
     state: str
     attempt: int
+    needs: str
+    needs_same_shard: bool
+    num_needed: int
+    publishes: bool
     num_failures: int
     params: Mapping[str, Any]
     inputs: list[Mapping[str, Any]]
@@ -34,7 +40,10 @@ class TaskRow:
     total: int
     unit: str
     cost_s: float
+    cost_ratio: float
     used_s: float
+    ran_s: float
+    yielded_at_s: list[float]
     group_size: int
     yieldable: bool
     affinity: Mapping[str, Any]
@@ -71,6 +80,16 @@ class TaskRow:
     def actual_s(self) -> float:
         """Busy seconds x group size of the running or last attempt: what its flow pays in the end."""
         return self.used_s * self.group_size
+
+    @property
+    def running_s(self) -> float:
+        """Seconds that all attempts so far have run, the running one included."""
+        return self.ran_s + self.used_s
+
+    @property
+    def num_recent_yields(self) -> int:
+        """How often it gave way during its last hour of running."""
+        return sum(self.running_s - yielded_at_s < YIELD_WINDOW_S for yielded_at_s in self.yielded_at_s)
 
     @property
     def newest_done(self) -> int:

@@ -1,18 +1,39 @@
-"""Jobs as the gateway admits them, for tests that need one without the gateway."""
+"""For tests: jobs as the gateway admits them, a look into the database, the scheduler as a process."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from vitascope_common import ids, tables
 from vitascope_common.database import Database
-from vitascope_common.jobs import GENERATE, Artifact, Checkpoint, FinishParams, GenerateParams, TaskState
+from vitascope_common.jobs import (
+    GENERATE,
+    MAX_READY_SHARDS,
+    Artifact,
+    Checkpoint,
+    FinishParams,
+    GenerateParams,
+    Kind,
+    Stage,
+    TaskState,
+)
+from vitascope_common.testing import free_port
+from vitascope_scheduler.reader import Reader
 from vitascope_scheduler.statements import put_outbox
 from vitascope_scheduler.tasks import TaskRow
 
 TENANT = "tenant-a"
 NUM_STEPS = 30
+START_S = 20.0
 
 
 def generate_params() -> GenerateParams:
@@ -58,47 +79,72 @@ async def add_tenant(database: Database, tenant_id: str = TENANT, weight: float 
 
 
 async def admit(
-    database: Database, *, tenant_id: str = TENANT, pool: str = "default", cost_s: float = 10.0, traceparent: str = ""
+    database: Database,
+    *,
+    kind: Kind = GENERATE,
+    tenant_id: str = TENANT,
+    pool: str = "default",
+    cost_s: float = 10.0,
+    traceparent: str = "",
+    class_name: str = "standard",
+    priority: int = 0,
+    deadline_at_ms: int | None = None,
+    now_ms: int | None = None,
 ) -> str:
     """Write one job, its tasks and its outbox rows in one transaction; return the job's id."""
-    job_id, now_ms = ids.new_job_id(), ids.now_ms()
-    params = {"generate": asdict(generate_params()), "finish": asdict(finish_params())}
-    common: dict[str, Any] = {"job_id": job_id, "tenant_id": tenant_id, "kind": "generate", "created_at_ms": now_ms}
-    common["traceparent"] = traceparent
-    job = {"model": "vita-mini-1", "state": "queued", "phase": "queued", "prompt": "A red ball", "safety": {}}
-    async with database.transaction() as connection:
-        await connection.execute(
-            sa.insert(tables.jobs).values(**common, **job, params=params["generate"], labels={}, version=1)
-        )
-        for stage in GENERATE.stages:
-            await connection.execute(
-                sa.insert(tables.tasks).values(
-                    **common,
-                    task_id=ids.task_id(job_id, stage.name, 0),
-                    stage=stage.name,
-                    executor=stage.executor,
-                    pool=stage.pool or pool,
-                    state=TaskState.WAITING if stage.needs else TaskState.READY,
-                    needs=stage.needs or "",
-                    num_needed=GENERATE.num_needed(stage),
-                    publishes=stage.publishes,
-                    params=params[stage.name],
-                    inputs=[],
-                    outputs=[],
-                    checkpoints=[],
-                    cost_s=cost_s,
-                    yieldable=stage.yieldable,
-                    affinity={},
-                )
-            )
-        first = GENERATE.stages[0].name
-        payloads: dict[str, dict[str, Any]] = {
-            "event": {"type": "queued", "data": {}, "version": 1},
-            "ready": {"task_id": ids.task_id(job_id, first, 0)},
+    job_id, now_ms = ids.new_job_id(), ids.now_ms() if now_ms is None else now_ms
+    common: dict[str, Any] = {"job_id": job_id, "tenant_id": tenant_id, "kind": kind.name, "created_at_ms": now_ms}
+    common |= {"traceparent": traceparent, "class_name": class_name}
+    job: dict[str, Any] = {
+        "model": "vita-mini-1",
+        "state": "queued",
+        "phase": "queued",
+        "prompt": "A red ball",
+        "safety": {},
+        "labels": {},
+    }
+    job |= {"params": asdict(generate_params()), "version": 1, "deadline_at_ms": deadline_at_ms}
+    rows = [
+        {
+            **common,
+            "task_id": ids.task_id(job_id, stage.name, shard),
+            "stage": stage.name,
+            "shard": shard,
+            "executor": stage.executor,
+            "pool": stage.pool or pool,
+            "priority": priority,
+            "state": TaskState.WAITING,
+            "needs": stage.needs or "",
+            "needs_same_shard": stage.needs_same_shard,
+            "num_needed": kind.num_needed(stage),
+            "publishes": stage.publishes,
+            "params": _params(kind, stage),
+            "inputs": [],
+            "outputs": [],
+            "checkpoints": [],
+            "cost_s": cost_s,
+            "yieldable": stage.yieldable,
+            "affinity": {"model": "vita-mini-1"},
         }
-        for topic, payload in payloads.items():
+        for stage in kind.stages
+        for shard in range(stage.num_shards)
+    ]
+    outbox: list[tuple[str, dict[str, Any]]] = [("event", {"type": "queued", "data": {}, "version": 1})]
+    for row in [row for row in rows if not row["needs"]][:MAX_READY_SHARDS]:
+        row["state"] = TaskState.READY
+        outbox.append(("ready", {"task_id": row["task_id"]}))
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(tables.jobs).values(**common, **job))
+        await connection.execute(sa.insert(tables.tasks), rows)
+        for topic, payload in outbox:
             await put_outbox(connection, topic, job_id, tenant_id, traceparent, payload, now_ms)
     return job_id
+
+
+def _params(kind: Kind, stage: Stage) -> dict[str, Any]:
+    if kind is not GENERATE:
+        return {"stage": stage.name}
+    return asdict(generate_params() if stage.name == "generate" else finish_params())
 
 
 def task_row(task_id: str, **changes: Any) -> TaskRow:
@@ -116,6 +162,10 @@ def task_row(task_id: str, **changes: Any) -> TaskRow:
         "priority": 0,
         "state": TaskState.READY,
         "attempt": 0,
+        "needs": "",
+        "needs_same_shard": False,
+        "num_needed": 0,
+        "publishes": False,
         "num_failures": 0,
         "params": asdict(generate_params()),
         "inputs": [],
@@ -124,7 +174,10 @@ def task_row(task_id: str, **changes: Any) -> TaskRow:
         "total": 0,
         "unit": "step",
         "cost_s": 10.0,
+        "cost_ratio": 1.0,
         "used_s": 0.0,
+        "ran_s": 0.0,
+        "yielded_at_s": [],
         "group_size": 1,
         "yieldable": True,
         "affinity": {},
@@ -132,3 +185,102 @@ def task_row(task_id: str, **changes: Any) -> TaskRow:
         "created_at_ms": 1_700_000_000_000,
     }
     return TaskRow.from_mapping(values | changes)
+
+
+class Sql:
+    """What tests look at in the database."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    async def rows(self, table: sa.Table, **where: Any) -> list[dict[str, Any]]:
+        """Read the rows of a table whose columns have these values."""
+        statement = sa.select(table).where(*(table.c[name] == value for name, value in where.items()))
+        async with self.database.read() as connection:
+            return [dict(row) for row in (await connection.execute(statement)).mappings()]
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        """Read one job."""
+        (row,) = await self.rows(tables.jobs, job_id=job_id)
+        return row
+
+    async def task(self, task_id: str) -> TaskRow:
+        """Read one task as the scheduler does."""
+        return (await Reader(self.database).tasks([task_id]))[task_id]
+
+    async def states(self, job_id: str) -> dict[str, str]:
+        """Return stage -> state of a job whose stages have one shard each."""
+        return {row["stage"]: row["state"] for row in await self.rows(tables.tasks, job_id=job_id)}
+
+    async def shards(self, job_id: str, stage: str) -> list[str]:
+        """Return the states of all shards of a stage, in order."""
+        rows = await self.rows(tables.tasks, job_id=job_id, stage=stage)
+        return [row["state"] for row in sorted(rows, key=lambda row: int(row["shard"]))]
+
+    async def events(self, job_id: str) -> list[tuple[str, int, dict[str, Any]]]:
+        """Return type, version and data of the state events that are still to be told, in order."""
+        rows = await self.rows(tables.outbox, job_id=job_id, topic="event")
+        rows.sort(key=lambda row: row["outbox_id"])
+        return [(row["payload"]["type"], row["payload"]["version"], row["payload"]["data"]) for row in rows]
+
+    async def ready(self, job_id: str) -> list[str]:
+        """Return the tasks that are still to be handed out, in order."""
+        rows = await self.rows(tables.outbox, job_id=job_id, topic="ready")
+        rows.sort(key=lambda row: row["outbox_id"])
+        return [row["payload"]["task_id"] for row in rows]
+
+    async def ledger(self, task_id: str) -> list[tuple[int, str, float]]:
+        """Return attempt, outcome and used seconds of every attempt that ended."""
+        rows = await self.rows(tables.ledger, task_id=task_id)
+        return sorted((row["attempt"], row["outcome"], row["used_s"]) for row in rows)
+
+
+class SchedulerProcess:
+    """`python -m vitascope_scheduler` on one address with short periods, started as often as a test likes."""
+
+    def __init__(self, database_url: str, redis_url: str, folder: Path) -> None:
+        self.address = f"127.0.0.1:{free_port()}"
+        self.metrics_port = free_port()
+        self.log = folder / "scheduler.log"
+        self.environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "VITASCOPE_DATABASE_URL": database_url,
+            "VITASCOPE_REDIS_URL": redis_url,
+            "VITASCOPE_BROKER_URL": redis_url,
+            "VITASCOPE_OBJECT_STORE_URL": f"file://{folder}/objects",
+            "VITASCOPE_SCHEDULER_PORT": self.address.rpartition(":")[2],
+            "VITASCOPE_SCHEDULER_METRICS_PORT": str(self.metrics_port),
+            "VITASCOPE_SCHEDULER_LEASE_TTL_MS": "1500",
+            "VITASCOPE_SCHEDULER_HEARTBEAT_MS": "100",
+            "VITASCOPE_SCHEDULER_TICK_MS": "50",
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        command = [sys.executable, "-m", "vitascope_scheduler"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, env=self.environment, stderr=log)
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with suppress(OSError):
+                if 'vitascope_ready{service="scheduler"} 1.0' in self.metrics():
+                    return
+            time.sleep(0.02)
+        raise AssertionError(f"the scheduler did not start:\n{self.log.read_text()[-4000:]}")
+
+    def metrics(self) -> str:
+        """Return what it says on `/metrics`. Raises OSError while it is not there."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=2) as answer:
+            return str(answer.read(), "utf-8")
+
+    def kill(self, signum: int = signal.SIGKILL) -> int:
+        """End it; return its exit status."""
+        assert self.process is not None
+        self.process.send_signal(signum)
+        return self.process.wait(START_S)
+
+    def close(self) -> None:
+        """Kill it if it still runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()

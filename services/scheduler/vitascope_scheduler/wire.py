@@ -1,8 +1,9 @@
-"""Protobuf <-> domain of the eight calls. What an executor measures is cleaned, not refused: it would repeat it."""
+"""Protobuf <-> domain of every call. What an executor measures is cleaned, not refused: it would repeat it."""
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from vitascope_common import wire
 from vitascope_common.errors import InvalidRequestError
@@ -11,11 +12,14 @@ from vitascope_common.jobs import Checkpoint, Progress
 from vitascope_proto.v1 import jobs_pb2, scheduler_pb2
 from vitascope_scheduler.dispatch import Timing
 from vitascope_scheduler.job_manager import Claim, Ended, Report, TaskStatus
-from vitascope_scheduler.service import Beat, BeatAnswer, QueuePosition
+from vitascope_scheduler.positions import QueuePosition
+from vitascope_scheduler.service import Beat, BeatAnswer
+from vitascope_scheduler.view import ClassView, FlowView, LeaseView, PoolView, WorkerView
 from vitascope_scheduler.worker import Worker
 
 MAX_MESSAGE_CHARS = 500
 MAX_SLOTS = 1024
+MAX_JOB_IDS = 1000
 _NAME = re.compile(r"[A-Za-z0-9._@:+-]{1,200}")
 
 _ACTIONS: Mapping[Action, scheduler_pb2.Action] = {
@@ -39,6 +43,20 @@ def name(value: str, param: str) -> str:
             f"{param} must be 1 to 200 letters, digits or any of . _ @ : + - (got {value[:40]!r})", param=param
         )
     return value
+
+
+def optional_name(value: str, param: str) -> str:
+    """Return an id, or "" for none. Raises InvalidRequestError."""
+    return name(value, param) if value else ""
+
+
+def job_ids_from_proto(message: scheduler_pb2.GetQueuePositionsRequest) -> list[str]:
+    """Translate the question where many jobs stand. Raises InvalidRequestError."""
+    if len(message.job_ids) > MAX_JOB_IDS:
+        raise InvalidRequestError(
+            f"job_ids must name at most {MAX_JOB_IDS} jobs (got {len(message.job_ids)})", param="job_ids"
+        )
+    return [name(one, "job_ids") for one in message.job_ids]
 
 
 def worker_from_proto(message: scheduler_pb2.RegisterRequest) -> Worker:
@@ -131,6 +149,61 @@ def report_answer(ended: Ended) -> scheduler_pb2.ReportResponse:
 def position_answer(place: QueuePosition) -> scheduler_pb2.GetQueuePositionResponse:
     """Answer where a job stands."""
     return scheduler_pb2.GetQueuePositionResponse(position=place.position, eta_s=place.eta_s)
+
+
+def positions_answer(
+    job_ids: Sequence[str], places: Sequence[QueuePosition]
+) -> scheduler_pb2.GetQueuePositionsResponse:
+    """Answer where many jobs stand."""
+    pairs = zip(job_ids, places, strict=True)
+    positions = [scheduler_pb2.JobPosition(job_id=one, position=at.position, eta_s=at.eta_s) for one, at in pairs]
+    return scheduler_pb2.GetQueuePositionsResponse(positions=positions)
+
+
+def queue_answer(pools: Sequence[PoolView]) -> scheduler_pb2.GetQueueResponse:
+    """Answer what operators see."""
+    return scheduler_pb2.GetQueueResponse(pools=[_pool(one) for one in pools])
+
+
+def _pool(view: PoolView) -> scheduler_pb2.PoolView:
+    return scheduler_pb2.PoolView(
+        pool=view.pool,
+        is_draining=view.is_draining,
+        num_waiting=view.num_waiting,
+        num_in_flight=view.num_in_flight,
+        backlog_s=view.backlog_s,
+        virtual_time=view.virtual_time,
+        classes=[_class(one) for one in view.classes],
+        workers=[_worker(one) for one in view.workers],
+        leases=[_lease(one) for one in view.leases],
+    )
+
+
+def _class(view: ClassView) -> scheduler_pb2.ClassView:
+    return scheduler_pb2.ClassView(
+        class_name=view.class_name,
+        weight=view.weight,
+        virtual_time=view.virtual_time,
+        start_tag=view.start_tag,
+        num_waiting=view.num_waiting,
+        num_in_flight=view.num_in_flight,
+        backlog_s=view.backlog_s,
+        served_s=view.served_s,
+        entitled_s=view.entitled_s,
+        flows=[_flow(one) for one in view.flows],
+    )
+
+
+def _flow(view: FlowView) -> scheduler_pb2.FlowView:
+    return scheduler_pb2.FlowView(**asdict(view))
+
+
+def _worker(view: WorkerView) -> scheduler_pb2.WorkerView:
+    return scheduler_pb2.WorkerView(**asdict(view))
+
+
+def _lease(view: LeaseView) -> scheduler_pb2.LeaseView:
+    return scheduler_pb2.LeaseView(**asdict(view))
 
 
 def _checkpoint(message: jobs_pb2.Checkpoint) -> Checkpoint:

@@ -34,6 +34,7 @@ class Dispatched:
     tenant_id: str
     class_name: str
     traceparent: str
+    worker_id: str
 
 
 class Nothing(Enum):
@@ -44,9 +45,18 @@ class Nothing(Enum):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a task waits: tasks before it, its cost, tasks in flight in its pool."""
+class Preemption:
+    """When a running task is asked to make way."""
 
-    position: int
-    cost_s: float
-    num_in_flight: int
+    wait_ms: int = 1_000  # that the task at the head of the line has waited
+    min_run_ms: int = 30_000  # that the victim has run since its resume
+    max_yields: int = 3  # in the victim's last hour of running; then it is left alone
+
+
+@dataclass(frozen=True)
+class Preempted:
+    """A running task that was asked to make way, and for whom."""
+
+    task_id: str
+    worker_id: str
+    beneficiary_id: str

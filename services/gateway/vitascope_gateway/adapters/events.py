@@ -7,9 +7,8 @@ from typing import Any, cast
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from vitascope_common import keys
+from vitascope_common import keys, redis_clients
 from vitascope_common.errors import UnavailableError
 from vitascope_common.events import StoredEvent, from_feed, from_history, id_order
 from vitascope_gateway.stream import History
@@ -23,7 +22,7 @@ _log = structlog.stdlib.get_logger("vitascope.gateway")
 
 
 class RedisEvents:
-    """Implements stream.Histories and hub.Feeds; `blocking` has a connection of its own for the feeds."""
+    """Implements stream.Histories and hub.Feeds; `blocking` has connections of its own for the feeds."""
 
     def __init__(self, redis: Redis, blocking: Redis) -> None:
         self._redis = redis
@@ -49,12 +48,18 @@ class RedisEvents:
             newest: Any = await self._redis.xrevrange(key, count=1)
         return History([], None, newest[0][0] if newest else "")
 
-    async def positions(self, before: Mapping[str, str]) -> dict[str, str]:
+    def parts(self) -> Sequence[frozenset[str]]:
+        """Put all feeds into one read; in a Cluster, where a read must keep to one hash slot, each into its own."""
+        feeds = [keys.feed(shard) for shard in range(keys.NUM_EVENT_SHARDS)]
+        if redis_clients.is_cluster(self._blocking):
+            return [frozenset({feed}) for feed in feeds]
+        return [frozenset(feeds)]
+
+    async def positions(self, part: frozenset[str], before: Mapping[str, str]) -> dict[str, str]:
         """Return the end of each feed, or the place before where the feed still reaches beyond it."""
         positions = {}
         async with _translated():
-            for shard in range(keys.NUM_EVENT_SHARDS):
-                feed = keys.feed(shard)
+            for feed in sorted(part):
                 newest: Any = await self._blocking.xrevrange(feed, count=1)
                 end = newest[0][0] if newest else "0-0"
                 start = before.get(feed, end)
@@ -90,5 +95,5 @@ def _events(job_id: str, entries: Any) -> list[StoredEvent]:
 async def _translated() -> AsyncIterator[None]:
     try:
         yield
-    except (RedisError, OSError) as error:
+    except redis_clients.ERRORS as error:
         raise UnavailableError("Redis is not available at the moment.") from error

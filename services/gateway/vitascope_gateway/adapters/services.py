@@ -1,6 +1,6 @@
 """gRPC: the prompt service and the scheduler."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -11,6 +11,7 @@ from vitascope_common import rpc
 from vitascope_common.errors import ErrorKind, UnavailableError
 from vitascope_common.grpc_errors import from_rpc_error
 from vitascope_gateway import wire
+from vitascope_gateway.queue_view import PoolView
 from vitascope_gateway.service import QueuePosition, Verdict
 from vitascope_proto.v1 import prompt_pb2_grpc, scheduler_pb2_grpc
 
@@ -65,6 +66,23 @@ class SchedulerClient:
         request = wire.queue_position_request(job_id)
         answer = await _call("scheduler", self._stub.GetQueuePosition(request, timeout=POSITION_TIMEOUT_S))
         return wire.queue_position(answer)
+
+    async def queue_positions(self, job_ids: Sequence[str]) -> Mapping[str, QueuePosition]:
+        """Ask where many jobs stand; nobody waits for the answer."""
+        request = wire.queue_positions_request(job_ids)
+        answer = await _call("scheduler", self._stub.GetQueuePositions(request, timeout=CALL_TIMEOUT_S))
+        return wire.queue_positions(answer)
+
+    async def queue(self, pool: str) -> Sequence[PoolView]:
+        """Ask what operators see of one pool, or of all ("")."""
+        request = wire.queue_request(pool)
+        return wire.pools(await _call("scheduler", self._stub.GetQueue(request, timeout=CALL_TIMEOUT_S)))
+
+    async def set_drain(self, tenant_id: str, pool: str, worker_id: str, is_draining: bool) -> int:
+        """Give a worker, or all of a pool (""), no more work, or end that; return how many it concerns now."""
+        request = wire.drain_request(tenant_id, pool, worker_id, is_draining)
+        answer = await _call("scheduler", self._stub.SetDrain(request, timeout=CALL_TIMEOUT_S))
+        return int(answer.num_workers)
 
     async def is_serving(self) -> bool:
         """Ask its health service."""

@@ -11,7 +11,8 @@ from vitascope_common.errors import InvalidRequestError
 from vitascope_common.jobs import GENERATE, JobState
 from vitascope_common.tables import api_keys, jobs, tasks, tenants
 from vitascope_gateway import admission
-from vitascope_gateway.service import JobRecord
+from vitascope_gateway.request import SERVICE_CLASSES
+from vitascope_gateway.service import Caller, JobRecord
 
 KEY_CACHE_S = 5.0
 KEY_CACHE_SIZE = 10_000
@@ -22,6 +23,7 @@ _COLUMNS = (
     tasks.c.total.label("steps_total"),
     tasks.c.attempt,
     tasks.c.cost_s,
+    tasks.c.priority,
 )
 # The first stage does the work that people watch.
 _JOBS = sa.select(*_COLUMNS).select_from(
@@ -39,25 +41,30 @@ class SqlStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._keys: dict[str, tuple[str | None, float]] = {}
+        self._keys: dict[str, tuple[Caller | None, float]] = {}
 
-    async def tenant_of(self, key_sha256: str) -> str | None:
+    async def caller(self, key_sha256: str) -> Caller | None:
         """Return whose key this is; None for one that is unknown or revoked. Cached for a few seconds."""
         now = time.monotonic()
         known = self._keys.get(key_sha256)
         if known is not None and now < known[1]:
             return known[0]
         query = (
-            sa.select(api_keys.c.tenant_id)
+            sa.select(api_keys.c.tenant_id, tenants.c.classes, api_keys.c.scopes)
             .join(tenants, tenants.c.tenant_id == api_keys.c.tenant_id)
             .where(api_keys.c.key_sha256 == key_sha256, api_keys.c.revoked_at_ms.is_(None))
         )
         async with self._database.read() as connection:
-            tenant_id: str | None = (await connection.execute(query)).scalar_one_or_none()
+            row = (await connection.execute(query)).one_or_none()
+        caller = None
+        if row is not None:
+            named = (name.strip() for name in row.classes.split(","))
+            classes = tuple(name for name in named if name in SERVICE_CLASSES)
+            caller = Caller(row.tenant_id, classes, frozenset(row.scopes.split()))
         if len(self._keys) >= KEY_CACHE_SIZE:
             self._keys.clear()
-        self._keys[key_sha256] = (tenant_id, now + KEY_CACHE_S)
-        return tenant_id
+        self._keys[key_sha256] = (caller, now + KEY_CACHE_S)
+        return caller
 
     async def admit(self, job: admission.NewJob) -> None:
         """Write the job in one transaction."""
@@ -115,4 +122,8 @@ def _record(row: Any) -> JobRecord:
         steps_total=row["steps_total"] or 0,
         attempt=row["attempt"] or 0,
         cost_s=row["cost_s"] or 0.0,
+        class_name=row["class_name"],
+        priority=row["priority"] or 0,
+        deadline_at_ms=row["deadline_at_ms"],
+        retry_of=row["retry_of"],
     )

@@ -5,9 +5,8 @@ from collections import deque
 
 import structlog
 from redis import Redis
-from redis.exceptions import RedisError
 
-from vitascope_common import events
+from vitascope_common import events, redis_clients
 from vitascope_common.events import Event
 
 log = structlog.stdlib.get_logger("vitascope.gpu-worker")
@@ -58,7 +57,7 @@ class EventPublisher:
                 self._is_writing = True
             try:
                 events.append(self._redis, event)
-            except (RedisError, OSError) as error:
+            except redis_clients.ERRORS as error:
                 self._ended(error)
             else:
                 self._ended(None)

@@ -1,6 +1,7 @@
 """The mezzanine: raw RGB frames through a pipe into ffmpeg, FFV1 in Matroska, lossless."""
 
 import contextlib
+import errno
 import os
 import select
 import subprocess
@@ -15,12 +16,13 @@ import imageio_ffmpeg
 from torch import Tensor
 
 from vitascope_common.errors import ConfigurationError
-from vitascope_gpu_worker.errors import EncoderError, InvalidFramesError
+from vitascope_gpu_worker.errors import DiskFullError, EncoderError, InvalidFramesError
 
 MEDIA_TYPE = "video/x-matroska"
 STALL_S = 30.0
 """How long ffmpeg may take nothing, or not end, before it counts as hung."""
 POLL_S = 0.05
+FULL = (errno.ENOSPC, errno.EDQUOT)
 KILL_S = 5.0
 """How long a killed ffmpeg is waited for; one that hangs in the kernel outlives even that."""
 
@@ -62,14 +64,17 @@ class Mezzanine:
         # Every frame a key frame, a CRC per slice; bgr0 because FFV1 keeps RGB as it is, without a matrix.
         command += ["-c:v", "ffv1", "-level", "3", "-g", "1", "-slicecrc", "1", "-pix_fmt", "bgr0"]
         command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-f", "matroska", str(path)]
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 — closed in __exit__
+        try:
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 — closed in __exit__
+        except OSError as error:
+            raise _failed_to_begin(error) from error
         try:
             self._process = subprocess.Popen(
                 command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors
             )
         except OSError as error:
             self._errors.close()
-            raise EncoderError(f"ffmpeg could not be started: {error.strerror}.") from error
+            raise _failed_to_begin(error) from error
         os.set_blocking(self._stdin, False)  # a pipe that nobody empties must not hold this thread
 
     def __enter__(self) -> Self:
@@ -85,7 +90,7 @@ class Mezzanine:
         self._errors.close()
 
     def write(self, frames_THWC: Tensor, check: Callable[[], None]) -> None:
-        """Append frames, uint8. Raises: InvalidFramesError, EncoderError."""
+        """Append frames, uint8. Raises: InvalidFramesError, EncoderError, DiskFullError."""
         if tuple(frames_THWC.shape[1:]) != self._shape:
             raise InvalidFramesError(
                 f"The decoder gave frames of {list(frames_THWC.shape[1:])}, not {list(self._shape)}."
@@ -95,7 +100,7 @@ class Mezzanine:
             self._num_frames += 1
 
     def finish(self, num_frames: int, check: Callable[[], None]) -> None:
-        """Complete the file. Raises: InvalidFramesError: not `num_frames` were written; EncoderError."""
+        """Complete the file. Raises: InvalidFramesError: not `num_frames` were written; EncoderError, DiskFullError."""
         if self._num_frames != num_frames:
             raise InvalidFramesError(f"The decoder gave {self._num_frames} frames, not {num_frames}.")
         self._close_stdin()
@@ -140,12 +145,22 @@ class Mezzanine:
             self._process.wait(KILL_S)
         return self._process.returncode
 
-    def _failed(self) -> EncoderError:
+    def _failed(self) -> EncoderError | DiskFullError:
         status = self._kill()
         self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        said = self._errors.read().decode(errors="replace").strip()
+        # ffmpeg ends with the low byte of its negative error number; its words may have found no space either.
+        if any(status == 256 - number or os.strerror(number) in said for number in FULL):
+            return DiskFullError()
+        lines = said.splitlines()
         return EncoderError(f"ffmpeg ended with status {status}: {lines[-1][:200] if lines else 'no message'}")
 
     def _close_stdin(self) -> None:
         with contextlib.suppress(OSError):  # ffmpeg is gone; its status says so
             self._process.stdin.close()  # type: ignore[union-attr]
+
+
+def _failed_to_begin(error: OSError) -> EncoderError | DiskFullError:
+    if error.errno in FULL:
+        return DiskFullError()
+    return EncoderError(f"ffmpeg could not be started: {error.strerror}.")

@@ -7,9 +7,8 @@ from typing import Any
 
 import structlog
 from redis import Redis
-from redis.exceptions import RedisError
 
-from vitascope_common import keys
+from vitascope_common import keys, redis_clients
 from vitascope_common.events import id_order
 from vitascope_gpu_worker.consumer import Assignment, Command
 
@@ -53,7 +52,7 @@ class InboxReader:
                 if num_failures:
                     self._check_position()
                 self._read()
-            except RedisError as error:
+            except redis_clients.ERRORS as error:
                 if not num_failures:
                     log.warning("inbox.away", error=type(error).__name__)
                 self._is_stopping.wait(BACKOFF_S[min(num_failures, len(BACKOFF_S) - 1)])

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
-from vitascope_common.errors import CorruptObjectError, InvalidRequestError
+from vitascope_common.errors import CorruptObjectError, InvalidModelError, InvalidRequestError
 from vitascope_common.jobs import GenerateParams
 from vitascope_common.registry import ModelCard
 from vitascope_gpu_worker.engine import Run
-from vitascope_gpu_worker.errors import OutOfMemoryError
+from vitascope_gpu_worker.errors import DeviceError, OutOfMemoryError
 from vitascope_models.dit import DiT
 from vitascope_models.load import load_dit, load_vae
 from vitascope_models.sampling import FlowSampler, VelocityFn, guided, initial_noise
@@ -19,11 +20,24 @@ from vitascope_models.text import Conditioning
 from vitascope_models.vae import VAE
 
 
-def load(card: ModelCard, folder: Path, device: torch.device) -> "NativeEngine":
-    """Load a model of ours. Raises: InvalidModelError: the files do not fit the card; OutOfMemoryError."""
+def load(card: ModelCard, folder: Path, device: torch.device, mesh: DeviceMesh | None = None) -> "NativeEngine":
+    """Load a model of ours; with a mesh, this rank's share of the transformer.
+
+    Raises:
+        InvalidModelError: the files do not fit the card, or the transformer cannot be divided among so many ranks.
+        GroupError: no memory, or the device failed.
+    """
     described = card.model_dump(mode="python")
-    with _memory():
-        return NativeEngine(load_dit(folder, described).to(device), load_vae(folder, described).to(device), device)
+    with _device_errors():
+        dit = load_dit(folder, described)
+        if mesh is not None:
+            from vitascope_models.parallel import shard_dit  # two seconds of imports that one rank does not need
+
+            try:
+                shard_dit(dit, mesh)
+            except ValueError as error:
+                raise InvalidModelError(f"Model {card.id} cannot be divided: {error}.") from error
+        return NativeEngine(dit.to(device), load_vae(folder, described).to(device), device)
 
 
 class NativeEngine:
@@ -41,7 +55,7 @@ class NativeEngine:
             sampler = FlowSampler(params.num_inference_steps, params.shift, params.solver)
         except ValueError as error:
             raise InvalidRequestError(f"Model {params.model} cannot generate this: {error}") from error
-        with _memory():
+        with _device_errors():
             cond, uncond = (self._conditioning(conditioning, side) for side in ("cond", "uncond"))
             noise_BCTHW, generator = initial_noise((1, *shape), params.seed)
             velocity = guided(self._dit, cond, uncond, params.guidance_scale)
@@ -51,7 +65,7 @@ class NativeEngine:
         """Take the next step; see `Engine`."""
         context: tuple[FlowSampler, VelocityFn] = run.context
         sampler, velocity = context
-        with _memory(), torch.inference_mode():
+        with _device_errors(), torch.inference_mode():
             run.latents_BCTHW = sampler.step(velocity, run.latents_BCTHW, run.step)
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)  # a step that is reported has been taken
@@ -61,7 +75,7 @@ class NativeEngine:
         """Yield the frames; see `Engine`."""
         frames = self._vae.decode_stream(run.latents_BCTHW)
         while True:
-            with _memory():
+            with _device_errors():
                 frames_THWC = next(frames, None)
             if frames_THWC is None:
                 return
@@ -80,12 +94,14 @@ class NativeEngine:
 
 
 @contextmanager
-def _memory() -> Iterator[None]:
-    """Translate torch's ways of saying that memory is exhausted."""
+def _device_errors() -> Iterator[None]:
+    """Translate torch's ways of saying that memory is exhausted or the device has failed."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemoryError() from error
+    except torch.AcceleratorError as error:
+        raise DeviceError(f"The device failed: {str(error).splitlines()[0][:200]}") from error
     except RuntimeError as error:
         if "can't allocate memory" in str(error) or "not enough memory" in str(error):  # the CPU allocator
             raise OutOfMemoryError() from error

@@ -1,9 +1,9 @@
 """The stages of post-processing as events of the job; they may be lost, so Redis away is logged and no more."""
 
 import structlog
-from redis import Redis, RedisError
+from redis import Redis
 
-from vitascope_common import events
+from vitascope_common import events, redis_clients
 from vitascope_common.events import Event, EventType
 from vitascope_common.jobs import Task
 
@@ -21,5 +21,5 @@ class StageEvents:
         event = Event(task.job_id, EventType.POSTPROCESSING, {"stage": stage}, task=task.task_id, attempt=task.attempt)
         try:
             events.append(self._redis, event)
-        except RedisError as error:
+        except redis_clients.ERRORS as error:
             log.warning("event.lost", job=task.job_id, stage=stage, error=str(error))

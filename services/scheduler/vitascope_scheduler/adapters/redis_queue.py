@@ -5,7 +5,7 @@ be repeated.
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
@@ -13,16 +13,20 @@ from uuid import uuid4
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
-from redis.exceptions import RedisError
 
-from vitascope_common import events, keys
+from vitascope_common import events, keys, redis_clients
 from vitascope_common.errors import UnavailableError
 from vitascope_common.events import Event
+from vitascope_scheduler.adapters import redis_views
+from vitascope_scheduler.forecast import Line
 from vitascope_scheduler.tasks import TaskRow
-from vitascope_scheduler.worker import Dispatched, Nothing, Place, SlotsOfWorker, Worker
+from vitascope_scheduler.view import PoolView
+from vitascope_scheduler.worker import Dispatched, Nothing, Preempted, Preemption, SlotsOfWorker, Worker
 
 CLASS_WEIGHTS: Mapping[str, float] = {"realtime": 8, "standard": 4, "batch": 1}
 DEFAULT_CLASS = "standard"
+URGENT_CLASS, PATIENT_CLASS = "realtime", "batch"  # who is made way for, and who makes way
+MAX_VIEWED = 1000  # flows of a class, workers and leases that a view shows
 MIN_COST_S = 0.001  # a task is never free, else its flow would win every pick
 
 _POOL_SCRIPTS = (
@@ -34,7 +38,10 @@ _POOL_SCRIPTS = (
     "register",
     "heartbeat",
     "set_flow",
-    "position",
+    "preempt",
+    "drain",
+    "view",
+    "line",
 )
 
 
@@ -46,7 +53,7 @@ def _script(name: str) -> str:
 async def _translated() -> AsyncIterator[None]:
     try:
         yield
-    except (RedisError, OSError) as error:
+    except redis_clients.ERRORS as error:
         raise UnavailableError(
             f"Redis is not available, try again shortly ({type(error).__name__}: {error})"
         ) from error
@@ -68,8 +75,11 @@ class RedisQueue:
         async with _translated():
             return await self._scripts[name](keys=_pool_keys(pool), args=[now_ms, self._classes, *arguments])
 
-    async def enqueue(self, row: TaskRow, now_ms: int, traceparent: str) -> str:
-        """Let a ready task wait, or come back: "queued", "returned", or "known" when there was nothing to do."""
+    async def enqueue(self, row: TaskRow, now_ms: int, traceparent: str) -> Dispatched | str:
+        """Let a ready task wait, or come back: "queued", "returned", or "known" when there was nothing to do.
+
+        A task that came back after it was asked to make way answers with the one that got its slot.
+        """
         answer = await self._run(
             "enqueue",
             row.pool,
@@ -85,7 +95,7 @@ class RedisQueue:
             row.created_at_ms,
             traceparent,
         )
-        return str(answer)
+        return Dispatched(*answer) if isinstance(answer, list) else str(answer)
 
     async def dispatch(self, pool: str, worker_id: str, now_ms: int, lease_ttl_ms: int) -> Dispatched | Nothing:
         """Give one free slot of a worker to the task whose turn it is, or say why not."""
@@ -93,7 +103,10 @@ class RedisQueue:
         return Dispatched(*found) if isinstance(found, list) else Nothing(found)
 
     async def lease(self, row: TaskRow, worker_id: str, now_ms: int, lease_ttl_ms: int) -> str:
-        """Renew the lease of a claimed task: "renewed", "taken" out of the line, "created" anew, or "stale"."""
+        """Renew the lease of a claimed task: "renewed", "taken" out of the line, "created" anew, or "stale".
+
+        "yield" is a renewal too: the task is asked to make way, or its worker is drained.
+        """
         answer = await self._run(
             "lease",
             row.pool,
@@ -108,12 +121,20 @@ class RedisQueue:
             row.cap,
             repr(_cost(row)),
             row.created_at_ms,
+            row.claimed_at_ms or now_ms,
+            int(row.yieldable),
+            row.num_recent_yields,
+            repr(_cost_after_yield(row)),
         )
         return str(answer)
 
-    async def settle(self, pool: str, task_id: str, ended: int, actual_s: float, now_ms: int) -> bool:
-        """End a task unless a later attempt than number `ended` is known; False: there was nothing to end."""
-        return bool(await self._run("settle", pool, now_ms, task_id, ended, repr(actual_s)))
+    async def settle(self, pool: str, task_id: str, ended: int, actual_s: float, now_ms: int) -> Dispatched | bool:
+        """End a task unless a later attempt than number `ended` is known; False: there was nothing to end.
+
+        A task that was asked to make way answers with the one that got its slot.
+        """
+        answer = await self._run("settle", pool, now_ms, task_id, ended, repr(actual_s))
+        return Dispatched(*answer) if isinstance(answer, list) else bool(answer)
 
     async def stop(self, row: TaskRow, now_ms: int) -> str:
         """Drop a cancelled task, or tell its worker: "gone", "stopping" or "unknown"."""
@@ -145,16 +166,47 @@ class RedisQueue:
         """Apply a tenant's weight and cap to what already waits."""
         await self._run("set_flow", pool, now_ms, tenant_id, repr(weight), cap)
 
-    async def position(self, pool: str, task_id: str, now_ms: int) -> Place | None:
-        """Estimate where a task waits; None when it does not wait in this pool."""
-        found = await self._run("position", pool, now_ms, task_id)
-        return None if found is None else Place(int(found[0]), float(found[1]), int(found[2]))
+    async def preempt(self, pool: str, rule: Preemption, now_ms: int, lease_ttl_ms: int) -> Preempted | None:
+        """Ask one running task to make way for one that has waited too long; None: nobody has to."""
+        found = await self._run(
+            "preempt",
+            pool,
+            now_ms,
+            URGENT_CLASS,
+            PATIENT_CLASS,
+            rule.wait_ms,
+            rule.min_run_ms,
+            rule.max_yields,
+            lease_ttl_ms,
+        )
+        return None if found is None else Preempted(*found)
+
+    async def set_drains(self, pool: str, worker_ids: Collection[str], now_ms: int) -> list[str]:
+        """Give these workers ("": all of them) no more work, and every other one again.
+
+        Returns the tasks that they were handed and have not claimed: their leases are over.
+        """
+        return [str(task_id) for task_id in await self._run("drain", pool, now_ms, *sorted(set(worker_ids)))]
+
+    async def view(self, pool: str, now_ms: int) -> PoolView:
+        """Return what operators see of a pool."""
+        return redis_views.pool_view(pool, await self._run("view", pool, now_ms, MAX_VIEWED))
+
+    async def line(self, pool: str, now_ms: int, limit: int) -> Line:
+        """Return what a forecast of a pool needs, `limit` waiting tasks by name at most."""
+        return redis_views.line(await self._run("line", pool, now_ms, limit))
 
     async def idle_workers(self, pool: str, now_ms: int) -> list[str]:
         """Name the workers with a free slot; forget those whose registration has expired."""
         async with _translated():
             await self._redis.zremrangebyscore(keys.idle(pool), "-inf", now_ms)
             return [str(one) for one in await self._redis.zrange(keys.idle(pool), 0, -1)]
+
+    async def shorten_leases(self, pool: str, latest_ms: int) -> None:
+        """Let no lease end later than that: what does was given before the clock went back."""
+        async with _translated():
+            for task_id in await self._redis.zrangebyscore(keys.leases(pool), f"({latest_ms}", "+inf"):
+                await self._redis.zadd(keys.leases(pool), {str(task_id): latest_ms}, xx=True, lt=True)
 
     async def expired_leases(self, pool: str, now_ms: int, limit: int) -> list[str]:
         """Name tasks whose lease has run out."""
@@ -183,8 +235,8 @@ class RedisQueue:
         async with _translated():
             await self._redis.set(keys.epoch(pool), uuid4().hex, nx=True)
             random_id = str(await self._redis.get(keys.epoch(pool)))
-            server = await self._redis.info("server")
-        return f"{random_id}:{server['run_id']}"
+            run_id = await redis_clients.run_id(self._redis, keys.epoch(pool))
+        return f"{random_id}:{run_id}"
 
     async def depth(self, pool: str) -> tuple[int, int]:
         """Count the tasks that wait and those in flight."""
@@ -192,10 +244,20 @@ class RedisQueue:
             found = await self._redis.hmget(keys.classes(pool), ["num_waiting", "num_in_flight"])
         return int(found[0] or 0), int(found[1] or 0)
 
+    async def backlog_s(self, pool: str) -> float:
+        """Sum the costs of what waits: GPU-seconds."""
+        async with _translated():
+            return int(await self._redis.hget(keys.classes(pool), "backlog_ms") or 0) / 1000
+
     async def append_event(self, event: Event) -> None:
         """Append a state event; one that is not newer is dropped there, so this may be repeated."""
         async with _translated():
             await events.append_async(self._redis, event)
+
+    async def forget_events(self, job_id: str) -> None:
+        """Forget the history of a job that is over; nothing is appended to it any more."""
+        async with _translated():
+            await self._redis.delete(keys.events(job_id), keys.event_fence(job_id))
 
     async def lead(self, duty: str, replica_id: str, ttl_ms: int) -> bool:
         """Hold, or take, the lead of a duty for `ttl_ms`; False while another replica has it."""
@@ -206,9 +268,11 @@ class RedisQueue:
 def _pool_keys(pool: str) -> list[str]:
     """List the keys as `sfq.lua` numbers them; those that end in an empty name are prefixes."""
     found = [keys.classes(pool), keys.class_heads(pool), keys.in_flight(pool), keys.leases(pool), keys.idle(pool)]
+    found += [keys.workers(pool), keys.drains(pool), keys.served(pool)]
     found += [keys.queued_task(pool, ""), keys.worker(pool, ""), keys.held(pool, ""), keys.inbox(pool, "")]
     for name in CLASS_WEIGHTS:
-        found += [keys.flows(pool, name), keys.flow_heads(pool, name), keys.flow_queue(pool, name, "")]
+        found += [keys.flows(pool, name), keys.flow_heads(pool, name)]
+        found += [keys.backlogs(pool, name), keys.flow_queue(pool, name, "")]
     return found
 
 
@@ -218,3 +282,9 @@ def _class(row: TaskRow) -> str:
 
 def _cost(row: TaskRow) -> float:
     return max(row.cost_left_s, MIN_COST_S)
+
+
+def _cost_after_yield(row: TaskRow) -> float:
+    """Estimate what a yield would leave: it makes a checkpoint of the progress so far."""
+    progress = row.done / row.total if row.total else 0.0
+    return min(row.cost_left_s, row.cost_s * max(0.0, 1.0 - progress))

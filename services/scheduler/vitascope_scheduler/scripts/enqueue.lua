@@ -1,8 +1,10 @@
--- Agree that a task is ready after `attempt` attempts: let it wait, or let it come back. Idempotent; old news is ignored.
+-- Agree that a task is ready after `attempt` attempts: let it wait, or let it come back. Idempotent; old news is
+-- ignored.
 -- A task that comes back pays only for what survives: what is left is refunded here and charged by its next dispatch.
 -- A hand-over that expired unclaimed (same attempt) pays nothing. It keeps its arrival.
+-- One that was asked to make way leaves its slot to the task it made way for, in the same step.
 -- ARGV: 3 task, 4 attempt, 5 tenant, 6 class, 7 weight, 8 cap, 9 cost that is left, 10 priority, 11 accepted_at_ms,
---       12 traceparent. Returns "queued", "returned" or "known".
+--       12 traceparent. Returns "queued", "returned", "known", or what got its slot as `dispatch` does.
 local task, attempt, cost = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[9])
 local t = read(task)
 local answer = 'queued'
@@ -20,11 +22,15 @@ if t then
   answer = 'returned'
 end
 local class, tenant = class_of[ARGV[6]], ARGV[5]
-local fresh = {id = task, tenant = tenant, class = class, arrival = t and t.arrival or arrival_of(ARGV[11])}
-set_flow(class, tenant, ARGV[7], ARGV[8])
-redis.call('DEL', KEYS[6] .. task)
-redis.call('HSET', KEYS[6] .. task, 'tenant', tenant, 'class', class.name, 'state', 'waiting', 'attempt', attempt,
-  'arrival', fresh.arrival, 'cost', exact(cost), 'traceparent', ARGV[12])
-wait_in_line(fresh, ARGV[10])
-refresh(tenant)
-return answer
+local arrival = t and t.arrival or arrival_of(ARGV[11])
+local has_new_cap = set_flow(class, tenant, ARGV[7], ARGV[8])
+redis.call('DEL', TASK .. task)
+redis.call('HSET', TASK .. task, 'tenant', tenant, 'class', class.name, 'state', 'waiting', 'attempt', attempt,
+  'arrival', arrival, 'cost', exact(cost), 'traceparent', ARGV[12], 'since_ms', exact(now_ms))
+wait_in_line({id = task, tenant = tenant, class = class, cost = cost, arrival = arrival}, ARGV[10])
+if t and t.class ~= class then
+  refresh(t.tenant, t.class)
+  rest(t.class)
+end
+refresh(tenant, not has_new_cap and class or nil)
+return t and pass_on(t) or answer

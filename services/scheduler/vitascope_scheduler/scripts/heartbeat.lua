@@ -3,16 +3,16 @@
 -- ARGV: 3 worker, 4 ttl_ms, 5 models, 6 is_draining, 7 and on: every task it holds. Returns nil when the worker is not
 -- known, else the tasks it has let go: cancelled ones that it no longer lists, and those that fell due.
 local worker, ttl_ms, is_draining = ARGV[3], ARGV[4], ARGV[6] == '1'
-local slots = redis.call('HGET', KEYS[7] .. worker, 'slots')
+local slots = redis.call('HGET', WORKER .. worker, 'slots')
 if not slots then return nil end
 local listed, num_withheld, let_go = {}, 0, {}
 for i = 7, #ARGV do
   listed[ARGV[i]] = true
-  if redis.call('SISMEMBER', KEYS[8] .. worker, ARGV[i]) == 0 then num_withheld = num_withheld + 1 end
+  if redis.call('SISMEMBER', HELD .. worker, ARGV[i]) == 0 then num_withheld = num_withheld + 1 end
 end
 if is_draining then num_withheld = slots end
-for _, task in ipairs(redis.call('SMEMBERS', KEYS[8] .. worker)) do
-  local is_stopping = redis.call('HGET', KEYS[6] .. task, 'state') == 'stopping'
+for _, task in ipairs(redis.call('SMEMBERS', HELD .. worker)) do
+  local is_stopping = redis.call('HGET', TASK .. task, 'state') == 'stopping'
   if listed[task] then
     if is_stopping then redis.call('ZADD', LEASES, 'XX', exact(now_ms + tonumber(ttl_ms)), task) end
   elseif is_stopping or is_draining then
@@ -20,9 +20,11 @@ for _, task in ipairs(redis.call('SMEMBERS', KEYS[8] .. worker)) do
     let_go[#let_go + 1] = task
   end
 end
-redis.call('HSET', KEYS[7] .. worker, 'withheld', num_withheld, 'models', ARGV[5],
-  'expires', exact(now_ms + tonumber(ttl_ms)))
-redis.call('PEXPIRE', KEYS[7] .. worker, ttl_ms)
-redis.call('PEXPIRE', KEYS[9] .. worker, ttl_ms)
+local expires = exact(now_ms + tonumber(ttl_ms))
+redis.call('HSET', WORKER .. worker, 'withheld', num_withheld, 'models', ARGV[5], 'expires', expires,
+  'leaving', ARGV[6])
+redis.call('PEXPIRE', WORKER .. worker, ttl_ms)
+redis.call('PEXPIRE', INBOX .. worker, ttl_ms)
+redis.call('ZADD', WORKERS, expires, worker)
 update_idle(worker)
 return let_go

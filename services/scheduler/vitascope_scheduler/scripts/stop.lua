@@ -5,13 +5,12 @@ local t = read(ARGV[3])
 if not t then return 'unknown' end
 if t.state == 'waiting' then
   leave_line(t)
-  redis.call('DEL', KEYS[6] .. t.id)
-  refresh(t.tenant)
+  redis.call('DEL', TASK .. t.id)
+  refresh(t.tenant, t.class)
+  rest(t.class)
   return 'gone'
 end
-redis.call('HSET', KEYS[6] .. t.id, 'state', 'stopping')
-if redis.call('EXISTS', KEYS[7] .. t.worker) == 1 then
-  local command = {command = 'stop', task_id = t.id, attempt = tonumber(ARGV[4])}
-  redis.call('XADD', KEYS[9] .. t.worker, 'MAXLEN', '~', 1000, '*', 'data', cjson.encode(command))
-end
+redis.call('HSET', TASK .. t.id, 'state', 'stopping')
+local expires = redis.call('HGET', WORKER .. t.worker, 'expires')
+if expires then send(t.worker, {command = 'stop', task_id = t.id, attempt = tonumber(ARGV[4])}, expires) end
 return 'stopping'

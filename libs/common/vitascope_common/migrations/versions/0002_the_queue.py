@@ -38,6 +38,7 @@ def upgrade() -> None:
     op.add_column("tasks", sa.Column("needs", sa.Text(), server_default="", nullable=False))
     op.add_column("tasks", sa.Column("needs_same_shard", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.add_column("tasks", sa.Column("publishes", sa.Boolean(), server_default=sa.false(), nullable=False))
+    op.add_column("tasks", sa.Column("cost_ratio", sa.Float(), server_default=sa.text("1"), nullable=False))
     op.add_column("tasks", sa.Column("ran_s", sa.Float(), server_default=sa.text("0"), nullable=False))
     op.add_column("tasks", sa.Column("yielded_at_s", JSON, server_default="[]", nullable=False))
     # Jobs that are under way: what the program knew of their kind until now.
@@ -46,7 +47,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for column in ("yielded_at_s", "ran_s", "publishes", "needs_same_shard", "needs"):
+    for column in ("yielded_at_s", "ran_s", "cost_ratio", "publishes", "needs_same_shard", "needs"):
         op.drop_column("tasks", column)
     op.drop_index("ix_jobs_finished", "jobs")
     for column in ("swept_at_ms", "retry_of", "deadline_at_ms"):

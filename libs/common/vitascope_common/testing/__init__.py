@@ -1,0 +1,27 @@
+"""Real servers for tests and for the embedded profile: free ports on loopback, gone with their block."""
+
+from vitascope_common.testing.postgres import postgres_server
+from vitascope_common.testing.processes import free_port, is_alive
+from vitascope_common.testing.redis_groups import (
+    MASTER_NAME,
+    ClusterServers,
+    SentinelServers,
+    redis_cluster,
+    redis_sentinel,
+)
+from vitascope_common.testing.redis_servers import RedisServer, debian_redis, redis_server, wait_for_redis
+
+__all__ = [
+    "MASTER_NAME",
+    "ClusterServers",
+    "RedisServer",
+    "SentinelServers",
+    "debian_redis",
+    "free_port",
+    "is_alive",
+    "postgres_server",
+    "redis_cluster",
+    "redis_sentinel",
+    "redis_server",
+    "wait_for_redis",
+]

@@ -1,0 +1,219 @@
+"""Several ranks work as one: the orders between threads, and the real thing under torchrun."""
+
+import os
+import signal
+import threading
+from collections import Counter
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+import torch
+from safetensors.torch import load as load_tensors
+from structlog.testing import capture_logs
+
+from vitascope_common.errors import InternalError, InvalidRequestError
+from vitascope_common.registry import Registry
+from vitascope_gpu_worker.engine import Snapshot
+from vitascope_gpu_worker.errors import OutOfMemoryError, RankLostError
+from vitascope_gpu_worker.models import Models
+from vitascope_gpu_worker.ranks import LedEngine, Message, Order, follow
+from vitascope_proto.v1 import scheduler_pb2
+
+STEPS = 60
+LONG = 400
+"""Steps of a task that is not meant to be finished by two ranks."""
+DONE, YIELDED, FAILED = scheduler_pb2.OUTCOME_DONE, scheduler_pb2.OUTCOME_YIELDED, scheduler_pb2.OUTCOME_FAILED
+
+
+class Threads:
+    """Ranks that are threads: orders through a queue; nothing is divided, so every rank computes the whole."""
+
+    mesh = None
+
+    def __init__(self, rank, orders, here):
+        self.rank = rank
+        self._orders = orders
+        self._here = here
+
+    def tell(self, order, number=0, values=None, tensors=None):
+        copies = {name: tensor.clone() for name, tensor in (tensors or {}).items()}
+        self._orders.put(Message(order, number, dict(values or {}), copies))
+
+    def hear(self):
+        return self._orders.get(timeout=20)
+
+    def meet(self):
+        self._here.wait(20)
+
+
+@pytest.fixture
+def pair(rig):
+    orders, here = SimpleQueue(), threading.Barrier(2)
+    lead, other = Threads(0, orders, here), Threads(1, orders, here)
+    models = [Models(Registry(rig.models_dir), torch.device("cpu"), ranks) for ranks in (lead, other)]
+    thread = threading.Thread(target=follow, args=(other, models[1]))
+    thread.start()
+    yield models, lead
+    lead.tell(Order.LEAVE)
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def followed(models):
+    """Let the steps of the second rank leave their latents here."""
+    engine, seen = models[1]._loaded[1], []
+    step = engine.step
+
+    def watched(run):
+        step(run)
+        seen.append((run.step, run.latents_BCTHW.clone()))
+
+    engine.step = watched
+    return seen
+
+
+def conditioning_of(rig):
+    rig.worker().run(rig.task(num_inference_steps=1))
+    [info] = rig.store.list("conditioning/")
+    return load_tensors(rig.store.get_bytes(info.key))
+
+
+def test_the_others_take_every_step_from_rank_0s_state(rig, pair, wait_until):
+    models, _ = pair
+    conditioning, params = conditioning_of(rig), rig.task(num_inference_steps=4).params
+    _, engine = models[0].get("tiny", rig.card.sha256)
+    assert isinstance(engine, LedEngine)
+    seen = followed(models)
+    run = engine.prepare(params, conditioning)
+    expected = []
+    for _ in range(2):
+        engine.step(run)
+        expected.append((run.step, run.latents_BCTHW.clone()))
+    run.restore(Snapshot(1, torch.randn(run.latents_BCTHW.shape), {}, run.generator.get_state()))
+    while not run.is_denoised:
+        engine.step(run)
+        expected.append((run.step, run.latents_BCTHW.clone()))
+    wait_until(lambda: len(seen) == len(expected), "the steps")
+    assert [step for step, _ in seen] == [1, 2, 2, 3, 4]
+    assert all(torch.equal(here, there) for (_, here), (_, there) in zip(seen, expected, strict=True))
+    assert sum(len(frames) for frames in engine.decode(run)) == params.num_frames
+
+
+def test_what_is_refused_is_not_told_to_the_others(rig, pair):
+    models, _ = pair
+    _, engine = models[0].get("tiny", rig.card.sha256)
+    seen = followed(models)
+    with pytest.raises(InvalidRequestError):
+        engine.prepare(rig.task(num_frames=10).params, {})
+    run = engine.prepare(rig.task(num_inference_steps=1).params, conditioning_of(rig))
+    engine.step(run)
+    assert run.is_denoised
+    assert len(seen) <= 1
+
+
+def test_an_error_in_a_step_is_the_end_of_the_group(rig):
+    orders = SimpleQueue()
+    engine = Models(Registry(rig.models_dir), torch.device("cpu")).get("tiny", rig.card.sha256)[1]
+    led = LedEngine(engine, Threads(0, orders, None))
+    run = led.prepare(rig.task().params, conditioning_of(rig))
+    for raised, expected in (
+        (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"), RankLostError),
+        (ZeroDivisionError(), RankLostError),
+        (torch.OutOfMemoryError("no memory"), OutOfMemoryError),
+    ):
+        engine._dit.forward = lambda *_, raised=raised: (_ for _ in ()).throw(raised)
+        with pytest.raises(expected):
+            led.step(run)
+
+
+@pytest.mark.parametrize("message", [Message(Order.STEP, 0), Message(Order.RESTORE, 3), Message(Order.BEGIN)])
+def test_an_order_out_of_turn_ends_the_rank(rig, message):
+    orders = SimpleQueue()
+    orders.put(message)
+    with pytest.raises(InternalError, match="out of turn"):
+        follow(Threads(1, orders, None), Models(Registry(rig.models_dir), torch.device("cpu")))
+
+
+def test_a_step_that_rank_0_does_not_expect_ends_the_rank(rig):
+    orders, here = SimpleQueue(), threading.Barrier(1)
+    lead = Threads(0, orders, here)
+    led = LedEngine(Models(Registry(rig.models_dir), torch.device("cpu")).get("tiny", rig.card.sha256)[1], lead)
+    led.load(rig.card)
+    led.prepare(rig.task().params, conditioning_of(rig))
+    lead.tell(Order.STEP, 5)
+    with pytest.raises(InternalError, match="STEP 5"):
+        follow(Threads(1, orders, here), Models(Registry(rig.models_dir), torch.device("cpu")))
+
+
+def ranks_of(torchrun: int) -> dict[int, int]:
+    """Return the process of each rank below a torchrun."""
+    found = {}
+    for children in Path(f"/proc/{torchrun}/task").glob("*/children"):
+        for pid in children.read_text().split():
+            environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            found |= {int(one[5:]): int(pid) for one in environ if one.startswith(b"RANK=")}
+    return found
+
+
+def steps_of(rig, task):
+    """Return how often each step was taken, by all attempts."""
+    seen = [data for kind, data in rig.events(task) if data.get("phase") == "denoising" and "from_step" not in data]
+    return Counter(data["step"] for data in seen)
+
+
+def latents_of(rig, task, attempt):
+    return load_tensors(rig.output(task, attempt, "latents"))["latents"]
+
+
+@pytest.mark.timeout(300)  # torch is imported six times
+def test_two_ranks_make_the_clip_of_one_and_outlive_the_loss_of_rank_1(rig, wait_until):
+    alone, undisturbed, task = (rig.task(num_inference_steps=STEPS) for _ in range(3))
+    rig.worker().run(alone)
+    first = rig.process(torchrun=True, num_ranks=2, VITASCOPE_GPU_WORKER_CHECKPOINT_STEPS="5")
+    worker_id = rig.hand_over(undisturbed)
+    wait_until(lambda: rig.scheduler.report_of(undisturbed.task_id, 1), "the report")
+    assert [one.group_size for one in rig.scheduler.registered if one.worker_id == worker_id] == [2]
+    torch.testing.assert_close(latents_of(rig, undisturbed, 1), latents_of(rig, alone, 1), rtol=0, atol=1e-5)
+
+    rig.hand_over(task)
+    wait_until(lambda: rig.scheduler.tasks[task.task_id].checkpoints, "a checkpoint")
+    os.kill(ranks_of(first.pid)[1], signal.SIGKILL)
+    assert first.wait(30) == 1  # for whoever started torchrun to start it again
+    report = rig.scheduler.report_of(task.task_id, 1)
+    # Whichever rank 0 notices first: the broken sum, or torchrun's SIGTERM. Almost always it is the sum.
+    assert (report.outcome, report.error_code) in ((FAILED, "rank_lost"), (YIELDED, ""))
+    assert 0 < report.checkpoint.done < STEPS
+
+    second = rig.process(torchrun=True, num_ranks=2, VITASCOPE_GPU_WORKER_CHECKPOINT_STEPS="5")
+    worker_id = rig.hand_over(task)
+    wait_until(lambda: rig.scheduler.report_of(task.task_id, 2), "the report")
+    for role in ("latents", "mezzanine"):
+        assert rig.output(task, 2, role) == rig.output(undisturbed, 1, role)
+
+    os.kill(ranks_of(second.pid)[1], signal.SIGKILL)  # while there is nothing to do
+    assert second.wait(30) == 1
+    assert any(beat.is_draining for beat in rig.scheduler.heartbeats if beat.worker_id == worker_id)
+
+
+@pytest.mark.timeout(300)  # torch is imported three times
+def test_two_ranks_yield_at_once_and_drain_together(rig, wait_until):
+    process = rig.process(torchrun=True, num_ranks=2, VITASCOPE_GPU_WORKER_CHECKPOINT_STEPS="5")
+    tasks = [rig.task(num_inference_steps=LONG) for _ in range(2)]
+    for task in tasks:
+        worker_id = rig.hand_over(task)
+        wait_until(lambda task=task: rig.scheduler.tasks[task.task_id].checkpoints, "a checkpoint")
+        if task is tasks[0]:
+            rig.send(worker_id, {"command": "yield", "task_id": task.task_id, "attempt": 1})
+        else:
+            process.terminate()
+        report = wait_until(lambda task=task: rig.scheduler.report_of(task.task_id, 1), "the report")
+        assert report.outcome == YIELDED
+        assert report.checkpoint.done == max(steps_of(rig, task))
+    process.wait(20)
+    for task in tasks:
+        with capture_logs() as said:
+            rig.worker().run(task)
+        assert rig.scheduler.report_of(task.task_id, 2).outcome == DONE
+        assert steps_of(rig, task) == dict.fromkeys(range(1, LONG + 1), 1)  # each of them once, by two attempts
+        assert [one["what"] for one in said if one["event"] == "checkpoint.not_bit_identical"] == ["num_ranks"]
