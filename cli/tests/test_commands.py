@@ -513,6 +513,19 @@ def test_a_terminal_shows_the_queue_again_in_place(monkeypatch: pytest.MonkeyPat
     assert shown.index("3 waiting") < shown.index("2 waiting")
 
 
+def test_what_the_api_does_not_list_is_counted() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    (class_,) = POOL["classes"]
+    long = {**POOL, "num_in_flight": 1001, "classes": [{**class_, "num_waiting": 1503}]}
+    console.print(queue_view.render([long]))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "… 1000 more in flight" in shown
+    assert "… 1500 more waiting" in shown
+    console.file = io.StringIO()
+    console.print(queue_view.render([POOL]))
+    assert "more" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_an_empty_queue_says_so() -> None:
     console = Console(file=io.StringIO())
     console.print(queue_view.render([]))

@@ -10,6 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from vitascope_cli.data_dir import (
+    FIRST_KEY_NAME,
+    FIRST_TENANT_CLASSES,
     DataDir,
     default_data_dir,
     default_num_threads,
@@ -103,6 +105,14 @@ def test_the_thread_count_stays_what_it_was(data_dir: DataDir, monkeypatch: pyte
     monkeypatch.setattr("vitascope_cli.data_dir.default_num_threads", lambda: 1)
     assert DataDir(data_dir.path).num_threads() == 3
     assert data_dir.ports_before() == {"gateway": 20001}
+
+
+def test_ranks_share_the_threads_that_one_would_have(data_dir: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 16)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(16), raising=False)
+    assert [default_num_threads(num_ranks) for num_ranks in (1, 2, 3, 8)] == [4, 2, 1, 1]
+    assert data_dir.num_threads(num_ranks=2) == 2
+    assert data_dir.num_threads(num_ranks=1) == 2  # as recorded
 
 
 def test_two_stacks_on_one_folder_are_refused(data_dir: DataDir) -> None:
@@ -213,21 +223,61 @@ def test_a_database_server_that_is_away_is_named_without_its_password() -> None:
     assert "secret" not in error.value.message
 
 
-def test_the_first_key_may_do_everything_also_in_a_folder_of_an_older_version(migrated: DataDir) -> None:
-    async def run(*statements: sa.Executable) -> list[tuple[str, ...]]:
-        database = Database(migrated.database_url)
+def change(data_dir: DataDir, *statements: sa.Executable) -> None:
+    async def run() -> None:
+        database = Database(data_dir.database_url)
         async with database.transaction() as connection:
-            rows = [
-                list(found) for found in [await connection.execute(one) for one in statements] if found.returns_rows
-            ]
+            for statement in statements:
+                await connection.execute(statement)
         await database.close()
-        return [tuple(row) for found in rows for row in found]
 
+    asyncio.run(run())
+
+
+def plan(data_dir: DataDir) -> tuple[object, dict[object, object]]:
+    """What the tenant and each live key may do."""
+    (tenant,) = rows(data_dir, tenants)
+    live = [row for row in rows(data_dir, api_keys) if row["revoked_at_ms"] is None]
+    return tenant["classes"], {row["key_sha256"]: row["scopes"] for row in live}
+
+
+def test_the_first_key_may_do_everything_until_an_operator_says_otherwise(migrated: DataDir) -> None:
     key = ensure_api_key(migrated, migrated.database_url)
-    look = (sa.select(tenants.c.classes), sa.select(api_keys.c.scopes).order_by(api_keys.c.name))
-    assert asyncio.run(run(*look)) == [("standard,realtime,batch",), ("admin",)]
-    other = api_keys.insert().values(key_sha256="f" * 64, tenant_id="default", name="ann's", created_at_ms=1)
-    older = (tenants.update().values(classes="standard,batch"), api_keys.update().values(scopes=""), other)
-    asyncio.run(run(*older))
+    assert plan(migrated) == ("standard,realtime,batch", {api_key_hash(key): "admin"})
+    change(migrated, tenants.update().values(classes="standard,batch"), api_keys.update().values(scopes=""))
     assert ensure_api_key(migrated, migrated.database_url) == key
-    assert asyncio.run(run(*look)) == [("standard,realtime,batch",), ("",), ("admin",)]
+    assert plan(migrated) == ("standard,batch", {api_key_hash(key): ""})
+
+
+@pytest.mark.parametrize("classes", ["standard,batch", "batch"])
+def test_a_key_of_the_first_version_gets_what_that_did_not_know_and_only_once(migrated: DataDir, classes: str) -> None:
+    key = ensure_api_key(migrated, migrated.database_url)
+    older = tenants.update().values(classes=classes)
+    change(migrated, older, api_keys.update().values(name=FIRST_KEY_NAME, scopes=""))
+    assert ensure_api_key(migrated, migrated.database_url) == key
+    upgraded = FIRST_TENANT_CLASSES if classes == "standard,batch" else classes
+    assert plan(migrated) == (upgraded, {api_key_hash(key): "admin"})
+    change(migrated, older, api_keys.update().values(scopes=""))
+    assert ensure_api_key(migrated, migrated.database_url) == key
+    assert plan(migrated) == (classes, {api_key_hash(key): ""})
+
+
+def test_a_lost_key_file_of_the_first_version_ends_the_old_key(migrated: DataDir) -> None:
+    ensure_api_key(migrated, migrated.database_url)
+    change(migrated, api_keys.update().values(name=FIRST_KEY_NAME))
+    migrated.api_key_file.unlink()
+    new = ensure_api_key(migrated, migrated.database_url)
+    assert live_hashes(migrated) == {api_key_hash(new)}
+
+
+def test_stacks_that_share_a_database_leave_each_others_keys_alone(migrated: DataDir, tmp_path: Path) -> None:
+    first = ensure_api_key(migrated, migrated.database_url)
+    change(migrated, api_keys.update().values(name=FIRST_KEY_NAME))  # also one that is not told apart by its name
+    other = DataDir(tmp_path / "other")
+    other.prepare()
+    second = ensure_api_key(other, migrated.database_url)
+    assert ensure_api_key(migrated, migrated.database_url) == first
+    assert live_hashes(migrated) == {api_key_hash(first), api_key_hash(second)}
+    other.api_key_file.unlink()
+    third = ensure_api_key(other, migrated.database_url)
+    assert live_hashes(migrated) == {api_key_hash(first), api_key_hash(third)}

@@ -3,7 +3,7 @@
 DATA_DIR/            0700 when it is made here; a folder that was there keeps its mode, what is made inside is private
   lock               held by the `up` that runs here and by the processes it starts
   api_key            0600, the first API key; the database holds only its hash
-  secrets.json       0600, signing key and Redis password, made once
+  secrets.json       0600, signing key, Redis password and the name of this folder in the database, made once
   instance.json      thread count (fixed, so that resumed videos stay bit-identical) and the ports of last time
   stack.json         0600, while a stack runs: where it is, its key, the pids
   vitascope.db       SQLite
@@ -35,6 +35,7 @@ from vitascope_common.tokens import api_key_hash, new_api_key
 
 FIRST_TENANT = "default"
 FIRST_KEY_NAME = "vitascope up"
+"""Followed by the folder that the key belongs to; a key that is called only so was made by the first Vitascope."""
 FIRST_TENANT_CLASSES = "standard,realtime,batch"
 FIRST_KEY_SCOPES = "admin"
 MAX_DEFAULT_THREADS = 4
@@ -139,11 +140,14 @@ class DataDir:
             write_private(path, json.dumps(values))
         return str(values[name])
 
-    def num_threads(self, asked: int | None = None) -> int:
-        """Return the worker's thread count: recorded at first, changed only by `asked`. Only under the lock."""
+    def num_threads(self, asked: int | None = None, num_ranks: int = 1) -> int:
+        """Return the thread count of each of the worker's ranks. Only under the lock.
+
+        Recorded at first, when the ranks share what there is by default; changed only by `asked`.
+        """
         values = self._instance()
         known = values.get("num_threads")
-        num_threads = asked or (known if isinstance(known, int) and known > 0 else default_num_threads())
+        num_threads = asked or (known if isinstance(known, int) and known > 0 else default_num_threads(num_ranks))
         if num_threads != known:
             self._write_instance({**values, "num_threads": num_threads})
         return num_threads
@@ -180,15 +184,15 @@ class DataDir:
         write_private(self.path / "instance.json", json.dumps(values, indent=2))
 
 
-def default_num_threads() -> int:
-    """Return how many threads the worker computes on: all physical cores but one, at least 1 and at most 4.
+def default_num_threads(num_ranks: int = 1) -> int:
+    """Return how many threads each rank computes on: together all physical cores but one, at most 4; at least 1 each.
 
     One core is for the other processes. A thread that waits for another which has lost its core costs far more than a
     second thread gains: on two busy cores, two threads took thirty times as long per step as one.
     """
     physical = psutil.cpu_count(logical=False) or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
-    return max(1, min(physical, allowed, MAX_DEFAULT_THREADS + 1) - 1)
+    return max(1, (min(physical, allowed, MAX_DEFAULT_THREADS + 1) - 1) // num_ranks)
 
 
 def migrate_database(database_url: str) -> None:
@@ -211,11 +215,14 @@ def migrate_database(database_url: str) -> None:
 def ensure_api_key(data_dir: DataDir, database_url: str) -> str:
     """Return the first API key; after it, the file and the database agree. Only under the lock, after the migration.
 
-    Its tenant may use every class and the key may do what operators do, also where an older Vitascope made them.
-
     The file decides: the key in it is entered if the database does not know it (a new database), and every other one
-    made here is revoked, so that deleting the file and starting again ends the old key. A key that was revoked is
-    replaced. Not from inside an event loop.
+    made for this folder is revoked, so that deleting the file and starting again ends the old key. A key that was
+    revoked is replaced. Keys of other folders, which may share a database, are left alone.
+
+    When they are made, the tenant may use every class and the key may do what operators do; a key of the first
+    Vitascope, which knew neither, gets both once. What an operator says afterwards holds.
+
+    Not from inside an event loop.
     """
     return asyncio.run(_ensure_api_key(data_dir, database_url))
 
@@ -225,35 +232,33 @@ async def _ensure_api_key(data_dir: DataDir, database_url: str) -> str:
     try:
         key = _read_key(data_dir.api_key_file)
         async with database.read() as connection:
-            rows = await connection.execute(sa.select(api_keys.c.key_sha256, api_keys.c.revoked_at_ms))
-            known = {row.key_sha256: row.revoked_at_ms for row in rows}
-        if not key or known.get(api_key_hash(key)) is not None:
-            key = new_api_key()
+            row = sa.select(api_keys.c.name, api_keys.c.revoked_at_ms).where(api_keys.c.key_sha256 == api_key_hash(key))
+            known = (await connection.execute(row)).one_or_none()
+        if not key or (known is not None and known.revoked_at_ms is not None):
+            key, known = new_api_key(), None
         # The file first: a key that is only there is entered at the next start, one that is only in SQL would be lost.
         write_private(data_dir.api_key_file, key + "\n")
         key_sha256, now = api_key_hash(key), now_ms()
+        name = f"{FIRST_KEY_NAME} {data_dir.secret('key_name')[:12]}"
+        own_names = [name, FIRST_KEY_NAME] if database_url == data_dir.database_url else [name]
         async with database.transaction() as connection:
             tenant = sa.select(tenants.c.tenant_id).where(tenants.c.tenant_id == FIRST_TENANT)
             if await connection.scalar(tenant) is None:
-                await connection.execute(
-                    tenants.insert().values(tenant_id=FIRST_TENANT, name=FIRST_TENANT, created_at_ms=now)
-                )
-            await connection.execute(
-                tenants.update().where(tenants.c.tenant_id == FIRST_TENANT).values(classes=FIRST_TENANT_CLASSES)
-            )
-            others = (api_keys.c.name == FIRST_KEY_NAME) & (api_keys.c.key_sha256 != key_sha256)
+                first = {"tenant_id": FIRST_TENANT, "name": FIRST_TENANT, "classes": FIRST_TENANT_CLASSES}
+                await connection.execute(tenants.insert().values(**first, created_at_ms=now))
+            others = api_keys.c.name.in_(own_names) & (api_keys.c.key_sha256 != key_sha256)
             await connection.execute(
                 api_keys.update().where(others, api_keys.c.revoked_at_ms.is_(None)).values(revoked_at_ms=now)
             )
-            if key_sha256 not in known:
+            terms = {"name": name, "scopes": FIRST_KEY_SCOPES}
+            if known is None:
                 await connection.execute(
-                    api_keys.insert().values(
-                        key_sha256=key_sha256, tenant_id=FIRST_TENANT, name=FIRST_KEY_NAME, created_at_ms=now
-                    )
+                    api_keys.insert().values(key_sha256=key_sha256, tenant_id=FIRST_TENANT, created_at_ms=now, **terms)
                 )
-            await connection.execute(
-                api_keys.update().where(api_keys.c.key_sha256 == key_sha256).values(scopes=FIRST_KEY_SCOPES)
-            )
+            elif known.name == FIRST_KEY_NAME:
+                await connection.execute(api_keys.update().where(api_keys.c.key_sha256 == key_sha256).values(terms))
+                as_migrated = (tenants.c.tenant_id == FIRST_TENANT) & (tenants.c.classes == "standard,batch")
+                await connection.execute(tenants.update().where(as_migrated).values(classes=FIRST_TENANT_CLASSES))
         return key
     finally:
         await database.close()

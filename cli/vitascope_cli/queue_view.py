@@ -50,6 +50,7 @@ def render(pools: Sequence[Pool]) -> RenderableType:
             parts.append(_workers(pool["workers"]))
         if pool["leases"]:
             parts.append(_leases(pool["leases"]))
+            parts += _more(pool["num_in_flight"] - len(pool["leases"]), "in flight")
         parts.append(Text())
     return Group(*parts) if parts else Text("There are no pools yet: no worker has come and no job was asked for.")
 
@@ -86,6 +87,8 @@ def _shares(pool: Pool) -> Table:
         table.add_row(class_["class_name"], f"V {class_['virtual_time']:.2f}", *_share(class_), style="bold")
         for flow in class_["flows"]:
             table.add_row("", Text(flow["tenant_id"]), *_share(flow))
+        for rest in _more(class_["num_waiting"] - sum(flow["num_waiting"] for flow in class_["flows"]), "waiting"):
+            table.add_row("", rest)
     return table
 
 
@@ -122,6 +125,11 @@ def _leases(leases: Sequence[Mapping[str, Any]]) -> Table:
         state, expires = one["state"].replace("_", " "), duration(max(0, one["expires_in_ms"]) / 1000)
         table.add_row(*names, state, str(one["attempt"]), f"{one['charged_s']:.1f}", expires)
     return table
+
+
+def _more(num: int, what: str) -> list[Text]:
+    """Say how many there are beyond those that the API lists, as far as its sums tell."""
+    return [Text(f"… {num} more {what}", style="dim")] if num > 0 else []
 
 
 def _table(*titles: str) -> Table:

@@ -179,7 +179,7 @@ class Stack:
         arguments: tuple[str, ...] = ("-m", f"vitascope_{service.replace('-', '_')}")
         if service == "gpu-worker":
             shutil.rmtree(folder / "torchrun", ignore_errors=True)  # a folder per start, otherwise left in /tmp
-            num_ranks = f"--nproc-per-node={_num_ranks(inherited)}"
+            num_ranks = f"--nproc-per-node={read_num_ranks(inherited)}"
             arguments = (*TORCHRUN, num_ranks, f"--log-dir={folder / 'torchrun'}", *arguments)
         return ChildSpec(
             service,
@@ -203,6 +203,7 @@ def open_stack(
     models_dir: Path,
     num_threads: int | None = None,
     given: Mapping[str, str] | None = None,
+    num_ranks: int = 1,
 ) -> Stack:
     """Choose ports and read or make the secrets of a data folder. Only under its lock.
 
@@ -237,15 +238,15 @@ def open_stack(
         host=host,
         ports=chosen,
         models_dir=models_dir,
-        num_threads=data_dir.num_threads(num_threads),
+        num_threads=data_dir.num_threads(num_threads, num_ranks),
         signing_key=data_dir.secret("signing_key"),
         redis_password=data_dir.secret("redis_password"),
         given=given or {},
     )
 
 
-def _num_ranks(inherited: Mapping[str, str]) -> int:
-    """Return how many ranks the worker consists of."""
+def read_num_ranks(inherited: Mapping[str, str]) -> int:
+    """Return how many ranks the worker consists of. Raises: ConfigurationError: it is no such number."""
     text = inherited.get(NUM_RANKS_VARIABLE) or "1"
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise ConfigurationError(f"{NUM_RANKS_VARIABLE} must be a number of ranks, 1 or more; it is {text!r}.")

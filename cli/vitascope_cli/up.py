@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from vitascope_cli.stack import (
     given_servers,
     ignored_variables,
     open_stack,
+    read_num_ranks,
 )
 from vitascope_cli.supervisor import StartError, Supervisor
 from vitascope_common.errors import ConfigurationError
@@ -42,10 +44,13 @@ def up(data_dir: DataDir, host: str, port: int, models_dir: Path) -> int:
     data_dir.prepare()
     with data_dir.locked() as lock:
         data_dir.remove_state()
-        stack = open_stack(data_dir, host, port, models_dir, _num_threads(environ), given_servers(environ))
+        num_threads, num_ranks = _num_threads(environ), read_num_ranks(environ)
+        stack = open_stack(data_dir, host, port, models_dir, num_threads, given_servers(environ), num_ranks)
         migrate_database(stack.database_url)
         api_key = ensure_api_key(data_dir, stack.database_url)
-        return asyncio.run(_run(stack, api_key, environ, lock))
+        status = asyncio.run(_run(stack, api_key, environ, lock))
+    gc.freeze()  # the process ends here: what is left is not collected once more, in the time that a stop has
+    return status
 
 
 def say(line: str) -> None:
@@ -56,7 +61,7 @@ def say(line: str) -> None:
 
 
 def _num_threads(environ: Mapping[str, str]) -> int | None:
-    """Return the worker's thread count that was asked for, None to take the one on record."""
+    """Return the thread count of each rank that was asked for, None to take the one on record."""
     text = environ.get(NUM_THREADS_VARIABLE, "")
     if text and not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise ConfigurationError(f"{NUM_THREADS_VARIABLE} must be a number of threads, 1 or more; it is {text!r}.")

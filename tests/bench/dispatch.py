@@ -76,7 +76,7 @@ async def _round(client: Redis, queue: RedisQueue, num_tenants: int) -> tuple[fl
     took_s, spent_us = time.perf_counter() - begun_s, await _spent_us(client) - before_us
     for one in taken:
         await queue.settle(pool, one.task_id, 1, 10.0, NOW_MS)
-        await _put(queue, num_tenants, one.task_id, one.tenant_id)
+        await _put(queue, num_tenants, f"{one.task_id}+", one.tenant_id)  # another task: this one is over
     return spent_us / NUM_DISPATCHES, 1e6 * took_s / NUM_DISPATCHES
 
 

@@ -91,8 +91,10 @@ async def _cpu_us(client: AsyncRedis) -> tuple[float, float]:
 class _Ours:
     """The scheduler's queue with a backlog, and one worker with one slot for each open cycle."""
 
+    _numbers = itertools.count()  # of all openings: a task that is settled does not wait again
+
     def __init__(self, client: AsyncRedis) -> None:
-        self._queue, self._numbers, self._row = RedisQueue(client), itertools.count(), task_row("", pool=POOL)
+        self._queue, self._row = RedisQueue(client), task_row("", pool=POOL)
         self._rows = list[TaskRow]()
 
     @classmethod

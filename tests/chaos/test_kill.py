@@ -86,6 +86,7 @@ def test_kill_nine(chaos: Stack, twin: str, who: str, phase: str) -> None:
     assert_drained(chaos)
 
 
+@pytest.mark.timeout(300)
 def test_kill_up_itself_and_start_again(own_stack: Callable[[], Stack], tmp_path: Path) -> None:
     first = own_stack()
     undisturbed = make_clip(first)
@@ -110,6 +111,7 @@ def test_kill_up_itself_and_start_again(own_stack: Callable[[], Stack], tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_sigterm_drains_and_the_next_start_goes_on(own_stack: Callable[[], Stack]) -> None:
     first = own_stack()
     video_id = make_clip(first, steps=100)

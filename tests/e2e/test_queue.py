@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from tests.conftest import PROMPT, Stack, wait_for
 from vitascope import Event, Video
 
-STEPS = 30
+STEPS = 100
 
 
 def short(stack: Stack, **options: object) -> Video:
@@ -56,7 +56,7 @@ def test_a_drained_pool_makes_way_and_then_goes_on_in_order_as_if_undisturbed(st
     client = stack.client
     running = client.videos.create(prompt=PROMPT, seed=7, num_inference_steps=STEPS)
     story = client.videos.events(running.id)
-    until(story, "progress")
+    next(event for event in story if event.data.get("phase") == "denoising" and event.data["step"] >= 2)
     try:
         assert client.admin.drain("default") == 1
         step = until(story, "preempted").data["step"]

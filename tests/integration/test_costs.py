@@ -47,6 +47,18 @@ async def test_the_average_follows_what_runs_cost(manager: JobManager, database:
     assert await ratio(look) == (pytest.approx(3.0 + ALPHA * (1.0 - 3.0)), NUM_FIRST + 1)
 
 
+async def test_a_run_counts_by_its_size(manager: JobManager, database: Database, look: Sql) -> None:
+    """What is charged in all is right on average, not what is charged per run."""
+    for cost_s, used_s in ((1.0, 4.0), (9.0, 9.0)):
+        await run(manager, await admit(database, cost_s=cost_s), used_s)
+    assert await ratio(look) == (pytest.approx(13.0 / 10.0), 2)
+    for _ in range(NUM_FIRST - 2):
+        await run(manager, await admit(database, cost_s=5.0), 6.5)
+    await run(manager, await admit(database, cost_s=45.0), 90.0)
+    actual_s, estimate_s = (ALPHA * new + (1 - ALPHA) * old for new, old in ((90.0, 6.5), (45.0, 5.0)))
+    assert (await ratio(look))[0] == pytest.approx(actual_s / estimate_s)
+
+
 async def test_a_backlog_that_was_admitted_before_the_correction_teaches_the_same(
     manager: JobManager, database: Database, look: Sql
 ) -> None:

@@ -12,6 +12,7 @@ from vitascope_common.database import Database
 from vitascope_common.errors import NotFoundError, UnavailableError
 from vitascope_common.executor import Action, Outcome
 from vitascope_common.jobs import JobState, Progress, TaskState
+from vitascope_scheduler.attempts import MAX_OUTAGES
 from vitascope_scheduler.job_manager import MAX_FAILURES, Ended, JobManager, Report, TaskStatus
 from vitascope_scheduler.reader import Reader
 from vitascope_scheduler.testing import NUM_STEPS, TENANT, Sql, admit, artifact, checkpoint
@@ -224,6 +225,26 @@ class TestFailures:
         assert (await look.task(first)).num_failures == 0
         assert (await look.job(job_id))["state"] == "running"
 
+    async def test_outages_without_an_end_are_the_end(
+        self, database: Database, look: Sql, job_id: str, first: str
+    ) -> None:
+        now_ms = ids.now_ms()
+        manager = JobManager(database, lambda: now_ms)
+        states = []
+        for attempt in range(1, MAX_OUTAGES + 3):
+            assert (await manager.claim(first, "w1")).task is not None
+            if attempt == 2:
+                await manager.heartbeat(TaskStatus(first, attempt, checkpoint=checkpoint(5)))
+            now_ms += 24_000
+            away = Report(first, attempt, Outcome.FAILED, (), "unavailable", "The store is away.", is_retryable=True)
+            states.append((await manager.report(away)).state)
+            if states[-1] == "failed":
+                break
+        assert states == ["ready"] * MAX_OUTAGES + ["failed"], "the checkpoint began a new count"
+        job = await look.job(job_id)
+        assert (job["state"], job["error_code"]) == ("failed", "unavailable")
+        assert "The store is away." in job["error_message"]
+
     @pytest.mark.parametrize("code", ["unavailable", "out_of_memory", "encoder_failed"])
     async def test_what_fails_at_once_counts_whatever_it_is_called(
         self, manager: JobManager, look: Sql, job_id: str, first: str, code: str
@@ -261,6 +282,58 @@ class TestFailures:
         assert claim.row is not None
         assert not (await manager.lose(claim.row, ids.now_ms() - 10_000)).is_accepted
         assert (await look.task(first)).is_leased
+
+
+class TestWhatIsPaid:
+    @pytest.mark.parametrize("ends", ["cancel", "expire"])
+    async def test_an_attempt_that_ends_under_its_worker_pays_what_it_reports(
+        self, database: Database, look: Sql, ends: str
+    ) -> None:
+        now_ms = ids.now_ms()
+        manager = JobManager(database, lambda: now_ms)
+        job_id = await admit(database, deadline_at_ms=now_ms + 1)
+        first = ids.task_id(job_id, "generate", 0)
+        assert (await manager.claim(first, "w1", 2)).task
+        now_ms += 10
+        await (manager.cancel(job_id, TENANT) if ends == "cancel" else manager.expire(job_id))
+        assert await look.ledger(first) == [(1, "cancelled", 0.0)]
+        for used_s in (4.0, 3.0, 4.0):
+            ended = await manager.report(Report(first, 1, Outcome.CANCELLED, used_s=used_s))
+            assert (ended.is_accepted, ended.state) == (True, "cancelled")
+            assert ended.row is not None
+            assert ended.row.actual_s == 8.0
+        assert await look.ledger(first) == [(1, "cancelled", 8.0)]
+
+    async def test_what_waits_when_it_is_cancelled_owes_nothing_more(
+        self, manager: JobManager, look: Sql, job_id: str, first: str
+    ) -> None:
+        await manager.claim(first, "w1")
+        stopped = Report(first, 1, Outcome.CANCELLED, used_s=4.0)
+        assert (await manager.report(stopped)).state == "ready"
+        await manager.cancel(job_id, TENANT)
+        assert (await manager.report(replace(stopped, used_s=5.0))).is_accepted
+        assert await look.ledger(first) == [(1, "cancelled", 4.0)]
+        assert (await look.task(first)).used_s == 0.0
+
+    async def test_every_rank_counts_and_the_card_where_nobody_says(
+        self, manager: JobManager, look: Sql, first: str
+    ) -> None:
+        for attempt, ranks in ((1, 2), (2, 0), (3, 1)):
+            claim = await manager.claim(first, f"w{attempt}", ranks)
+            assert claim.task is not None
+            assert claim.task.group_size == (ranks or 2)
+            await manager.report(Report(first, attempt, Outcome.YIELDED, used_s=3.0))
+        assert await look.ledger(first) == [(1, "yielded", 6.0), (2, "yielded", 6.0), (3, "yielded", 3.0)]
+
+    async def test_calls_that_overtake_each_other_take_nothing_back(
+        self, manager: JobManager, look: Sql, first: str
+    ) -> None:
+        await manager.claim(first, "w1")
+        for used_s, known_s in ((2.0, 2.0), (1.0, 2.0), (3.0, 3.0)):
+            await manager.heartbeat(TaskStatus(first, 1, used_s=used_s))
+            assert (await look.task(first)).used_s == known_s
+        await manager.report(Report(first, 1, Outcome.YIELDED, used_s=2.5))
+        assert await look.ledger(first) == [(1, "yielded", 3.0)]
 
 
 class TestYields:

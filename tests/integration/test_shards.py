@@ -250,3 +250,15 @@ async def test_whatever_happens_a_job_ends_and_no_shard_is_forgotten(
         if row["needs"] and not row["needs_same_shard"]:
             assert len(names) == sum(stage_ == row["needs"] for stage_, _ in by_name)
     assert (await manager.cancel(job_id, TENANT))[0] == "completed"
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        (stage("work", num_shards=2, publishes=True),),
+        (stage("cut", publishes=True), stage("join", "cut", publishes=True)),
+    ],
+)
+def test_a_kind_with_two_tasks_that_publish_is_refused(stages: tuple[Stage, ...]) -> None:
+    with pytest.raises(ValueError, match="more than one task that publishes"):
+        Kind("twice", stages)

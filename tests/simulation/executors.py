@@ -225,7 +225,7 @@ class GpuWorker(Executor):
                     lag_s = self.world.injector.lag_s()
                     self.world.loop.call_later(lag_s, self._assigned.put_nowait, task["task_id"])
             return
-        action = {"yield": Action.YIELD, "stop": Action.STOP}[entry["command"]]
+        action = {"yield": Action.YIELD, "run": Action.RUN, "stop": Action.STOP}[entry["command"]]
         held = self.held.get(entry["task_id"])
         if held is None:
             self._early[entry["task_id"]] = (int(entry["attempt"]), action)

@@ -155,10 +155,20 @@ class SqlRules:
             if (old, new) != (TaskState.LEASED, TaskState.DONE):
                 self.violate("outputs of the done attempt alone", f"{task_id}: {old} -> {new}")
             self._check_made_by(before, after, json.loads(after["outputs"]))
-        if before["used_s"] != after["used_s"] and TaskState.LEASED not in (old, new):
+        if old == new == TaskState.LEASED and after["used_s"] < before["used_s"]:
+            self.violate("what was used never shrinks", f"{task_id}: {before['used_s']} -> {after['used_s']}")
+        is_late_charge = self._is_late_charge(before, after)
+        if before["used_s"] != after["used_s"] and TaskState.LEASED not in (old, new) and not is_late_charge:
             self.violate("only the running attempt writes", f"{task_id}: used_s while {old}")
-        if old in TERMINAL_TASK and _changes(before, after, "attempt", "outputs", "checkpoints", "used_s", "worker_id"):
+        fixed = ("attempt", "outputs", "checkpoints", "worker_id", *(() if is_late_charge else ("used_s",)))
+        if old in TERMINAL_TASK and _changes(before, after, *fixed):
             self.violate("a terminal task stays as it is", f"{task_id}: {dict(before)} -> {dict(after)}")
+
+    def _is_late_charge(self, before: Row, after: Row) -> bool:
+        """Tell whether the report of an attempt that was cancelled under its worker says that it used more."""
+        is_meant = before["state"] == after["state"] == TaskState.CANCELLED and before["attempt"] == after["attempt"]
+        was_running = self.ended_from.get(after["task_id"]) == TaskState.LEASED
+        return is_meant and was_running and after["used_s"] > before["used_s"]
 
     def _check_record(self, before: Row, after: Row) -> None:
         old, new = json.loads(before["checkpoints"]), json.loads(after["checkpoints"])
@@ -183,7 +193,7 @@ class SqlRules:
 
     def _compare_ledger(self, who: str, tasks: Mapping[str, Row], ledger: Mapping[tuple[str, int], Row]) -> None:
         for key, row in self.ledger.items():
-            if ledger.get(key) != row:
+            if ledger.get(key) != row and not self._is_charged_late(key, row, ledger.get(key), tasks):
                 self.violate("the ledger is never rewritten", f"{key}: {row} -> {ledger.get(key)}")
         num_rows = Counter(task_id for task_id, _ in ledger)
         for key, row in ledger.items():
@@ -200,6 +210,14 @@ class SqlRules:
                 self.violate("one ledger row per attempt", f"{task_id}: {num_rows[task_id]} of {num_ended}")
             if row["used_s"] > self.computed_s.get(key, 0.0) + 1e-6:
                 self.violate("nobody pays for what never ran", f"{key}: {row['used_s']} of {self.computed_s.get(key)}")
+
+    def _is_charged_late(self, key: tuple[str, int], before: Row, after: Row | None, tasks: Mapping[str, Row]) -> bool:
+        """Tell whether a row of the ledger rose together with its task, and to no more than what ran."""
+        if after is None or _changes(before, after, "outcome") or before["outcome"] != "cancelled":
+            return False
+        old, new = self.tasks[key[0]], tasks[key[0]]
+        is_same = new["attempt"] == key[1] and self._is_late_charge(old, new) and after["used_s"] == new["used_s"]
+        return is_same and after["used_s"] <= self.computed_s.get(key, 0.0) + 1e-6
 
     def answered_run(self, task_id: str, attempt: int, since_commit: int) -> None:
         """A heartbeat was told to go on: then this attempt held the task at some time since the call began."""
@@ -223,12 +241,20 @@ class SqlRules:
         if not holds and (ended is None or ended <= since_commit):
             self.violate("one attempt, one worker", f"{task_id} attempt {attempt} was granted to {worker_id}")
 
-    def due_s(self, row: Row) -> float:
-        """Return what all attempts of a task that is over owe together."""
+    def due_s(self, row: Row) -> tuple[float, float]:
+        """Return what all attempts of a task that is over owe together, at least and at most.
+
+        One that is stopped owes the time that it had its slot, though no more than what it was charged.
+        """
         checkpoints = json.loads(row["checkpoints"])
         is_running = self.ended_from.get(row["task_id"]) == TaskState.LEASED
         survived = self.done_at_claim[row["task_id"]] if is_running else checkpoints[0]["done"] if checkpoints else 0
-        return float(row["cost_s"] * survived / row["total"] + (row["used_s"] if is_running else 0.0))
+        share = survived / row["total"]
+        survived_s, left_s = float(row["cost_s"] * share), float(row["cost_s"] * (1 - share))
+        used_s = float(row["used_s"]) if is_running else 0.0
+        if is_running and row["state"] == TaskState.CANCELLED:
+            return survived_s + min(used_s, left_s), survived_s + max(used_s, left_s)
+        return survived_s + used_s, survived_s + used_s
 
     def check_end(self) -> None:
         """Look at the whole once everything is over."""

@@ -24,6 +24,7 @@ class Scheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
     def __init__(self) -> None:
         self.status: grpc.StatusCode | None = None
         self.num_claims = 0
+        self.num_ranks = 0
         self.num_reports = 0
         self.beats = threading.Semaphore(0)
         self.may_answer = threading.Event()
@@ -34,6 +35,7 @@ class Scheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
 
     def Claim(self, request, context):
         self.num_claims += 1
+        self.num_ranks = request.group_size
         self.may_answer.wait(DEADLINE_S)
         return scheduler_pb2.ClaimResponse(granted=True, task=wire.task_to_proto(TASK), heartbeat_ms=20)
 
@@ -95,6 +97,13 @@ def test_two_threads_never_get_the_same_attempt(scheduler: Scheduler, executor: 
         found = [claim.result() for claim in claims]
     assert sum(held is not None for held in found) == 1
     assert scheduler.num_claims == 1
+
+
+def test_a_claim_says_how_many_ranks_will_work(scheduler: Scheduler, address: str) -> None:
+    pair = Executor(address, WorkerIdentity("w1", "gpu-worker", "default", group_size=2))
+    claimed(pair)
+    pair.close()
+    assert scheduler.num_ranks == 2
 
 
 def test_a_claim_says_how_often_to_beat(scheduler: Scheduler, executor: Executor) -> None:

@@ -166,7 +166,9 @@ class Executor:
             log.info("task.claim_refused", task=task_id, reason="held")
             return None
         try:
-            answer = self._call("Claim", scheduler_pb2.ClaimRequest(task_id=task_id, worker_id=self.identity.worker_id))
+            me = self.identity
+            request = scheduler_pb2.ClaimRequest(task_id=task_id, worker_id=me.worker_id, group_size=me.group_size)
+            answer = self._call("Claim", request)
             if not answer.granted:
                 log.info("task.claim_refused", task=task_id, reason=answer.reason)
                 return None

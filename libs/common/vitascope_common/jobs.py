@@ -217,7 +217,7 @@ class Kind:
     """A kind of job is data: the stages it passes, in order.
 
     Raises ValueError for one that could never end: a stage needs one that comes before it, and at most MAX_SHARDS
-    shards; only shards of the same number of siblings can need each other one by one.
+    shards; only shards of the same number of siblings can need each other one by one. One task publishes at most.
     """
 
     name: str
@@ -234,6 +234,9 @@ class Kind:
             if stage.needs_same_shard and (needed is None or needed.num_shards != stage.num_shards):
                 raise ValueError(f"stage {stage.name!r} needs the same shard of a stage with other shards")
             before[stage.name] = stage
+        publishing = [stage for stage in self.stages if stage.publishes]
+        if sum(stage.num_shards for stage in publishing) > 1:
+            raise ValueError(f"kind {self.name!r} has more than one task that publishes")
         if not self.stages:
             raise ValueError(f"kind {self.name!r} has no stage")
 

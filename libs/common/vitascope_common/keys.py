@@ -70,12 +70,12 @@ def held(pool: str, worker_id: str) -> str:
 
 
 def inbox(pool: str, worker_id: str) -> str:
-    """STREAM of commands (assign, yield, stop) to one worker; owner: the scheduler; expires with the registration."""
+    """STREAM of commands (assign, yield, run, stop) to a worker; owner: scheduler; expires with the registration."""
     return f"inbox:{{{pool}}}:{worker_id}"
 
 
 def classes(pool: str) -> str:
-    """HASH {v, counts, backlog, and per class F, floor, head}: upper level of SFQ; owner: the scheduler; no expiry."""
+    """HASH {v, counts, and per class F, floor, head}: upper level of SFQ; owner: the scheduler; no expiry."""
     return f"classes:{{{pool}}}"
 
 
@@ -85,7 +85,7 @@ def class_heads(pool: str) -> str:
 
 
 def flows(pool: str, class_name: str) -> str:
-    """HASH {v, counts, and per tenant F, floor, head, weight}: lower level of SFQ; owner: the scheduler; no expiry."""
+    """HASH {v, counts, backlog; per tenant F, floor, head, weight}: lower level; owner: the scheduler; no expiry."""
     return f"flows:{{{pool}}}:{class_name}"
 
 
@@ -105,7 +105,7 @@ def flow_queue(pool: str, class_name: str, tenant_id: str) -> str:
 
 
 def queued_task(pool: str, task: str) -> str:
-    """HASH {state, class, cost, charged, weights, worker, yields_to}; owner: the scheduler; gone when settled."""
+    """HASH {state, class, cost, charged, weights, worker}; owner: the scheduler; settled: {ended}, expires in a minute."""
     return f"task:{{{pool}}}:{task}"
 
 

@@ -28,6 +28,10 @@ def _count(name: str, default: int | None = 0) -> sa.Column[int]:
     return sa.Column(name, sa.BigInteger, nullable=default is None, server_default=server_default)
 
 
+def _partial_index(name: str, *columns: str, where: str) -> sa.Index:
+    return sa.Index(name, *columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+
+
 # Written by: gateway (and by `vitascope up` for the first tenant and key).
 tenants = sa.Table(
     "tenants",
@@ -75,7 +79,7 @@ jobs = sa.Table(
     sa.Column("traceparent", sa.Text, nullable=False, server_default=""),
     sa.Column("created_at_ms", sa.BigInteger, nullable=False),
     _count("started_at_ms", None),
-    _count("finished_at_ms", None),
+    _count("finished_at_ms", None),  # exactly when its state is a terminal one
     _count("deadline_at_ms", None),  # when it fails with the code "expired" unless it is over
     _text("retry_of", default=None),  # the job whose request this one repeats
     _count("expires_at_ms", None),  # when its files may be swept
@@ -88,6 +92,8 @@ jobs = sa.Table(
     sa.Index("ix_jobs_tenant_page", "tenant_id", "created_at_ms", "job_id"),
     sa.Index("ix_jobs_state", "state"),
     sa.Index("ix_jobs_finished", "finished_at_ms"),
+    _partial_index("ix_jobs_deadline", "finished_at_ms", "deadline_at_ms", where="deadline_at_ms IS NOT NULL"),
+    _partial_index("ix_jobs_to_sweep", "finished_at_ms", "job_id", where="swept_at_ms IS NULL"),
 )
 
 # Inserted by: gateway (admission). Afterwards written by: scheduler (job manager) only.
@@ -111,6 +117,7 @@ tasks = sa.Table(
     _count("num_needed"),  # tasks of it that are not done yet
     sa.Column("publishes", sa.Boolean, nullable=False, server_default=sa.false()),  # its outputs name the manifest
     _count("num_failures"),  # attempts in a row that ended unasked without a newer checkpoint
+    _count("num_outages"),  # attempts in a row without one that ended because something they need was away
     sa.Column("params", JSON, nullable=False),  # GenerateParams or FinishParams
     sa.Column("inputs", JSON, nullable=False),  # [Artifact]
     sa.Column("outputs", JSON, nullable=False),  # [Artifact], of the attempt that is done
@@ -126,7 +133,7 @@ tasks = sa.Table(
     sa.Column(
         "yielded_at_s", JSON, nullable=False, server_default="[]"
     ),  # [running seconds at each yield], newest last
-    _count("group_size", 1),
+    _count("group_size", 1),  # ranks of the worker's group, as it claimed; before that, as the card says
     sa.Column("yieldable", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("affinity", JSON, nullable=False),  # {model, adapters}
     _text("worker_id", default=None),  # who holds the lease
@@ -141,6 +148,7 @@ tasks = sa.Table(
     sa.UniqueConstraint("job_id", "stage", "shard"),
     sa.Index("ix_tasks_state", "state", "executor"),
     sa.Index("ix_tasks_job", "job_id"),
+    sa.Index("ix_tasks_line", "state", "pool", "created_at_ms", "task_id"),
 )
 
 # Inserted by: gateway (admission) and scheduler, in the transaction whose effect it carries. Deleted by: scheduler.
@@ -154,6 +162,7 @@ outbox = sa.Table(
     sa.Column("payload", JSON, nullable=False),
     sa.Column("traceparent", sa.Text, nullable=False, server_default=""),
     sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Index("ix_outbox_topic", "topic", "outbox_id"),
     sqlite_autoincrement=True,
 )
 
@@ -178,7 +187,8 @@ cost_ratios = sa.Table(
     METADATA,
     sa.Column("pool", sa.Text, primary_key=True),
     sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("ratio", sa.Float, nullable=False),  # exponentially weighted moving average, 1 = the card is right
+    sa.Column("ratio", sa.Float, nullable=False),  # of two moving averages, actual over estimate; 1 = the card is right
+    sa.Column("estimate_s", sa.Float, nullable=False),  # the moving average of what the card estimated
     sa.Column("num_runs", sa.BigInteger, nullable=False),
     sa.Column("updated_at_ms", sa.BigInteger, nullable=False),
 )

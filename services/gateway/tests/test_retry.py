@@ -43,7 +43,9 @@ def retry(inside: Any, video_id: str, tenant: str = "acme") -> Any:
 
 
 def end(inside: Any, video_id: str, state: str = "failed") -> None:
-    sql(inside, "UPDATE jobs SET state = ?, finished_at_ms = 5000 WHERE job_id = ?", state, video_id)
+    code = {"failed": "poison", "cancelled": "cancelled"}.get(state)
+    statement = "UPDATE jobs SET state = ?, error_code = ?, finished_at_ms = 5000 WHERE job_id = ?"
+    sql(inside, statement, state, code, video_id)
 
 
 def test_the_queue_learns_deadline_priority_and_class_and_the_video_shows_them(inside: Any) -> None:
@@ -111,7 +113,7 @@ def test_a_retry_is_a_new_job_with_the_same_request(inside: Any, state: str) -> 
     new = answer.json()
     assert answer.headers["location"].endswith(new["id"])
     assert new["id"] != old["id"]
-    assert (new["retry_of"], new["status"]) == (old["id"], "queued")
+    assert (new["retry_of"], new["status"], new["error"]) == (old["id"], "queued", None)
     once = {"id", "created_at", "deadline_at", "events_url", "retry_of"}
     assert {name: new[name] for name in new.keys() - once} == {name: old[name] for name in old.keys() - once}
     before, after = (sql(inside, "SELECT * FROM jobs WHERE job_id = ?", one["id"])[0] for one in (old, new))

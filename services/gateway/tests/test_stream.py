@@ -46,7 +46,8 @@ class World:
         self.record: JobRecord | None = RECORD
         self.is_sql_away = False
         self.hub = FeedHub(self)
-        self.places = PositionPoller(self)
+        self.now_s = 0.0
+        self.places = PositionPoller(self, lambda: self.now_s)
         self.place: QueuePosition | None = QueuePosition(3, 40.0)
         self.asked: list[list[str]] = []
         self.fed: asyncio.Queue[StoredEvent | None] = asyncio.Queue()
@@ -86,6 +87,11 @@ class World:
         if self.place is None:
             raise UnavailableError
         return dict.fromkeys(job_ids, self.place)
+
+    async def is_asked_again(self) -> None:
+        """Wait until an answer that was given after this call has been told."""
+        enough = len(self.asked) + 2
+        await until(lambda: len(self.asked) >= enough)
 
     async def reload(self) -> JobRecord | None:
         if self.is_sql_away:
@@ -234,6 +240,15 @@ async def test_a_history_without_its_beginning_starts_with_a_snapshot_that_cover
     reader.cancel()
 
 
+async def test_a_history_that_begins_where_the_job_was_queued_once_more_has_lost_its_beginning() -> None:
+    world = World()
+    world.events = [replace(event(7, EventType.QUEUED), data={"reason": "worker_lost"}), event(8)]
+    frames = world.stream()
+    (snapshot,) = await collect(frames, 1)
+    assert snapshot.startswith(b"id: 8-0\nevent: snapshot\n")
+    await frames.aclose()
+
+
 async def test_a_gap_is_told_once_sql_can_tell_it_and_nothing_overtakes_that() -> None:
     world = World()
     world.events = [event(7)]
@@ -292,6 +307,20 @@ async def test_a_follower_hears_where_a_waiting_job_stands_whenever_that_changes
         (moved,) = await collect(frames, 1)
         assert b'"position":2,"eta_s":null' in moved
     await frames.aclose()
+
+
+async def test_an_end_that_comes_nearer_as_promised_is_told_once_and_one_that_moves_again() -> None:
+    world, follower = World(), Follower(JOB)
+    world.place = QueuePosition(3, 200.0)
+    world.places.watch(follower)
+    async with running(world.places.run()):
+        assert await follower.next(5) == world.place
+        for now_s, eta_s in ((100.0, 100.0), (110.0, 100.0), (198.0, 2.0), (204.9, 0.0)):  # at most a tenth or 5 s late
+            world.place, world.now_s = QueuePosition(3, eta_s), now_s
+            await world.is_asked_again()
+        for now_s, eta_s in ((205.0, 1.0), (205.0, None), (205.0, 1.0)):  # 6 s late; nobody works; somebody does
+            world.place, world.now_s = QueuePosition(3, eta_s), now_s
+            assert await follower.next(5) == world.place
 
 
 async def test_all_waiting_jobs_are_one_question_and_those_that_wait_no_more_are_not_in_it() -> None:

@@ -71,7 +71,11 @@ def make_admin_router(
     async def get_queue(
         _: Operator, pool: Annotated[str | None, Query(pattern=NAME, description="Default: every pool.")] = None
     ) -> Response:
-        """Show classes, flows, workers and leases of the pools, as they are now in Redis. Seconds are GPU-seconds."""
+        """Show classes, flows, workers and leases of the pools, as they are now in Redis. Seconds are GPU-seconds.
+
+        At most a thousand flows of a class (those with the largest backlog first), workers and leases of a pool are
+        listed; the sums of pool and class count all of them.
+        """
         return JSONResponse(asdict(Queue(list(await gateway.queue(pool or "")))))
 
     @router.post(

@@ -185,7 +185,13 @@ def make_app(
         links: Links,
         last_event_id: Annotated[str, Query(description="Where to resume; the header Last-Event-ID wins.")] = "",
     ) -> Response:
-        """Follow a video as server-sent events. `Last-Event-ID` resumes without gap or duplicate."""
+        """Follow a video as server-sent events. `Last-Event-ID` resumes without gap or duplicate.
+
+        While the video waits, `queued` events say where it stands: `position`, the jobs in front of it, and `eta_s`,
+        the seconds until it is expected to be finished, or null. One comes when the position changes, or when the
+        expected end moves by more than 5 s and a tenth of the time that is left. They have no `id`, since they are
+        not kept: `Last-Event-ID` stays that of the last event before them, and whoever resumes gets a fresh one.
+        """
         record = await gateway.video(tenant_id, video_id)
         last_id = request.headers.get("last-event-id", last_event_id).strip()[:MAX_LAST_EVENT_ID_CHARS]
         if last_id not in BEGINNING and await _was_the_last(histories, video_id, last_id):

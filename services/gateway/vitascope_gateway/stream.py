@@ -137,7 +137,10 @@ class JobStream:
         """Whether events that this client has not seen are no longer held: its last one is gone, or the very first."""
         if self._last_id:
             return history.at is None
-        return bool(history.events) and history.events[0].type is not EventType.QUEUED
+        if not history.events:
+            return False
+        first = history.events[0]
+        return first.type is not EventType.QUEUED or "reason" in first.data  # with a reason it is queued once more
 
     async def _check_sql(self) -> list[bytes]:
         """After a silence: a job that SQL calls finished will send nothing more."""

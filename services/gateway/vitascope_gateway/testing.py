@@ -87,12 +87,12 @@ class Neighbours:
         self._fail(context)
         self.positions.append(request.job_id)
         self.asked.set()
-        return scheduler_pb2.GetQueuePositionResponse(position=2, eta_s=30.0)
+        return scheduler_pb2.GetQueuePositionResponse(position=2, eta_s=30.04)
 
     def GetQueuePositions(self, request: Any, context: Any) -> Any:
         self._fail(context)
         self.batches.append(list(request.job_ids))
-        places = [scheduler_pb2.JobPosition(job_id=one, position=self.place, eta_s=30.0) for one in request.job_ids]
+        places = [scheduler_pb2.JobPosition(job_id=one, position=self.place, eta_s=30.04) for one in request.job_ids]
         return scheduler_pb2.GetQueuePositionsResponse(positions=places)
 
     def GetQueue(self, request: Any, context: Any) -> Any:

@@ -59,7 +59,7 @@ def queue_position(message: scheduler_pb2.GetQueuePositionResponse | scheduler_p
     """Translate where a job stands; what the scheduler does not know becomes None."""
     return QueuePosition(
         position=int(message.position) if message.position >= 0 else None,
-        eta_s=message.eta_s if message.eta_s >= 0 else None,
+        eta_s=round(message.eta_s, 1) if message.eta_s >= 0 else None,
     )
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+from dataclasses import replace
 
 import prometheus_client
 import pytest
@@ -14,8 +15,9 @@ from structlog.testing import capture_logs
 from vitascope_common import keys
 from vitascope_common.errors import UnavailableError
 from vitascope_common.events import Event, EventType
-from vitascope_common.executor import Action
+from vitascope_common.executor import Action, HeldTask
 from vitascope_common.ids import new_job_id
+from vitascope_common.jobs import Checkpoint
 from vitascope_common.redis_clients import connect
 from vitascope_common.testing import free_port, redis_server
 from vitascope_gpu_worker import service
@@ -23,8 +25,11 @@ from vitascope_gpu_worker.adapters import ffmpeg
 from vitascope_gpu_worker.adapters.events import EventPublisher
 from vitascope_gpu_worker.adapters.inbox import InboxReader
 from vitascope_gpu_worker.consumer import Assignment, Command, Consumer
-from vitascope_gpu_worker.errors import EncoderError
+from vitascope_gpu_worker.device import device_errors
+from vitascope_gpu_worker.engine import Snapshot
+from vitascope_gpu_worker.errors import DeviceError, EncoderError, InvalidLatentsError, OutOfMemoryError, RankLostError
 from vitascope_gpu_worker.states import WorkerState
+from vitascope_models.sampling import FlowSampler
 from vitascope_proto.v1 import scheduler_pb2
 
 S = WorkerState
@@ -212,12 +217,58 @@ def device_failed(*_):
     raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
 
-@pytest.mark.parametrize(("fault", "code"), [(no_memory, "out_of_memory"), (device_failed, "device_failed")])
-def test_after_a_fault_of_the_device_nothing_else_is_taken(rig, fault, code):
+DEVICE_ERRORS = [
+    (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), DeviceError),
+    (RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronous"), DeviceError),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceError),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa )`"), DeviceError),
+    (RuntimeError("NCCL Error 1: unhandled cuda error"), DeviceError),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), OutOfMemoryError),
+    (torch.AcceleratorError("CUDA error: out of memory"), OutOfMemoryError),
+    (torch.OutOfMemoryError("CUDA out of memory."), OutOfMemoryError),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), OutOfMemoryError),
+    (MemoryError(), OutOfMemoryError),
+    (torch.distributed.DistBackendError("NCCL communicator was aborted on rank 0."), RankLostError),
+    (RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer"), RankLostError),
+    (RuntimeError("The size of tensor a (4) must match the size of tensor b (5)"), RuntimeError),
+    (InvalidLatentsError(), InvalidLatentsError),
+]
+
+
+@pytest.mark.parametrize(("error", "expected"), DEVICE_ERRORS)
+def test_what_torch_says_of_a_device_is_translated(error, expected):
+    with pytest.raises(expected) as caught, device_errors():
+        raise error
+    assert caught.type is expected
+
+
+@pytest.mark.parametrize(
+    ("where", "fault", "code"),
+    [
+        ("step", no_memory, "out_of_memory"),
+        ("step", device_failed, "device_failed"),
+        ("snapshot", device_failed, "device_failed"),
+        ("restore", device_failed, "device_failed"),
+        ("copy of a frame", device_failed, "device_failed"),
+    ],
+)
+def test_after_a_fault_of_the_device_nothing_else_is_taken(rig, monkeypatch, where, fault, code):
     """The process is in doubt: it reports, and leaves what it was handed to another."""
     worker, task, other = rig.worker(), rig.task(), rig.task()
     engine = worker.models.get("tiny", rig.card.sha256)[1]
-    engine._dit.forward = fault
+    if where == "restore":
+        latents = torch.zeros(1)
+        monkeypatch.setattr(FlowSampler, "load_state_dict", fault)
+        monkeypatch.setattr(worker.checkpoints, "load", lambda *_: Snapshot(1, latents, {}, latents))
+        checkpoint = Checkpoint(1, "step", ())
+        rig.scheduler.tasks[task.task_id] = replace(task, checkpoints=(checkpoint,))
+    elif where == "snapshot":
+        monkeypatch.setattr(FlowSampler, "state_dict", fault)
+    elif where == "step":
+        engine._dit.forward = fault
+    else:
+        frames = type("OnTheDevice", (), {"cpu": fault})()
+        monkeypatch.setattr(engine._vae, "decode_stream", lambda _: iter([frames]))
     for one in (task, other):
         worker.consumer.assign(Assignment(one.task_id))
     worker.consumer.run()  # returns undrained
@@ -225,6 +276,44 @@ def test_after_a_fault_of_the_device_nothing_else_is_taken(rig, fault, code):
     assert (report.error_code, report.is_retryable) == (code, True)
     assert worker.work.is_broken
     assert rig.scheduler.states[other.task_id] == "ready"
+
+
+def test_what_does_not_come_back_is_known_as_hung(rig, wait_until, monkeypatch):
+    """A model's load, a first step of which no pace is known, a later one; the pace outlasts the clip."""
+    worker, first, second = rig.worker(), rig.task(num_inference_steps=2), rig.task(num_inference_steps=2)
+    get, waits = worker.models.get, []
+
+    def hang():
+        waits.append(wait_until(lambda: worker.work.hung, "the watchdog"))
+
+    def slow_get(*args):
+        hang()
+        return get(*args)
+
+    monkeypatch.setattr(service, "HUNG_LOADING_S", 0.05)
+    monkeypatch.setattr(worker.models, "get", slow_get)
+    engine = get("tiny", rig.card.sha256)[1]
+    step = engine.step
+
+    def slow_step(run):
+        hang()
+        step(run)
+
+    monkeypatch.setattr(service, "HUNG_S", 0.3)
+    monkeypatch.setattr(service, "HUNG_OTHERWISE_S", 0.6)
+    monkeypatch.setattr(service, "HUNG_PACES", 0)
+    monkeypatch.setattr(engine, "step", slow_step)
+    for task in (first, second):
+        worker.run(task)
+    assert [(wait.what, wait.step, wait.limit_s) for wait in waits] == [
+        ("load", 0, 0.05),
+        ("step", 0, 0.6),
+        ("step", 1, 0.3),
+        ("load", 0, 0.05),
+        ("step", 0, 0.3),
+        ("step", 1, 0.3),
+    ]
+    assert worker.work.hung is None
 
 
 def test_a_fault_of_ours_ends_the_attempt_and_not_the_worker(rig):
@@ -579,6 +668,32 @@ def test_assigned_tasks_are_taken_in_turn_and_a_refused_claim_is_nothing(rig, wa
     worker.consumer.drain()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_a_yield_can_be_called_off_and_a_stop_cannot(rig):
+    task = rig.task()
+
+    class Claims:
+        def claim(self, task_id):
+            return held
+
+    class Work:
+        is_broken = False
+
+        def run(self, held):
+            for name in ("yield", "run", "stop", "run"):
+                consumer.command(Command(name, task.task_id, 1))
+                seen.append(held.action)
+            consumer.drain()
+
+        def drain(self):
+            pass
+
+    held, seen = HeldTask(replace(task, attempt=1)), []
+    consumer = Consumer(Claims(), Work())
+    consumer.assign(Assignment(task.task_id))
+    consumer.run()
+    assert seen == [Action.YIELD, Action.RUN, Action.STOP, Action.STOP]
 
 
 @pytest.mark.parametrize(("attempt", "is_stopped"), [(1, True), (2, False)])

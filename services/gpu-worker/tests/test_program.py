@@ -4,8 +4,10 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from vitascope_common.registry import Registry
 from vitascope_common.testing import free_port
 from vitascope_gpu_worker import __main__ as program
 from vitascope_gpu_worker.models import check_world_size
+from vitascope_gpu_worker.settings import GpuWorkerSettings
 from vitascope_proto.v1 import scheduler_pb2
 
 
@@ -211,11 +214,13 @@ import sys, threading, torch
 from vitascope_gpu_worker import __main__ as program, service
 from vitascope_models.sampling import FlowSampler
 
-service.HUNG_S, program.HUNG_POLL_S = 1.0, 0.05
+program.HUNG_POLL_S = 0.05
 faults = {"no_memory": lambda: torch.empty(2**60), "hang": lambda: threading.Event().wait()}
 step = FlowSampler.step
 
 def faulty(self, velocity, latents, index):
+    if index == 14:
+        service.HUNG_S = 1.0  # from the next step on, which hangs at once
     if index == 15:
         faults[sys.argv[1]]()
     return step(self, velocity, latents, index)
@@ -242,6 +247,24 @@ def test_a_worker_that_hangs_or_has_no_memory_left_ends_so_that_it_is_started_ag
             assert rig.scheduler.heartbeats[-1].is_draining
     rig.worker().run(task)
     assert rig.scheduler.report_of(task.task_id, 3).outcome == scheduler_pb2.OUTCOME_DONE
+
+
+def test_what_killed_workers_left_in_the_temporary_folder_is_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    settings = GpuWorkerSettings.model_construct(data_dir=None)
+    with ExitStack() as living, ExitStack() as stack:
+        used = program._folder(settings, living)
+        left, new = (tmp_path / f"{program.TEMPORARY}{name}" for name in ("left", "new"))
+        for folder in (left, new):
+            (folder / "work").mkdir(parents=True)
+            (folder / "work" / "clip.mkv").touch()
+        other = tmp_path / "other"
+        other.mkdir()
+        for folder in (used, left, other):
+            os.utime(folder, (0, 0))
+        own = program._folder(settings, stack)
+        assert set(tmp_path.iterdir()) == {used, new, other, own}
+    assert set(tmp_path.iterdir()) == {new, other}
 
 
 @pytest.mark.parametrize("late", ["step", "scheduler"])

@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 
 from vitascope_common.errors import InternalError, InvalidRequestError
 from vitascope_common.registry import Registry
+from vitascope_common.testing import free_port
 from vitascope_gpu_worker.engine import Snapshot
-from vitascope_gpu_worker.errors import OutOfMemoryError, RankLostError
+from vitascope_gpu_worker.errors import GroupError, OutOfMemoryError, RankLostError
 from vitascope_gpu_worker.models import Models
 from vitascope_gpu_worker.ranks import LedEngine, Message, Order, follow
 from vitascope_proto.v1 import scheduler_pb2
@@ -119,12 +120,28 @@ def test_an_error_in_a_step_is_the_end_of_the_group(rig):
     run = led.prepare(rig.task().params, conditioning_of(rig))
     for raised, expected in (
         (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"), RankLostError),
-        (ZeroDivisionError(), RankLostError),
+        (ZeroDivisionError(), GroupError),
         (torch.OutOfMemoryError("no memory"), OutOfMemoryError),
     ):
         engine._dit.forward = lambda *_, raised=raised: (_ for _ in ()).throw(raised)
-        with pytest.raises(expected):
+        with pytest.raises(expected) as caught, capture_logs() as said:
             led.step(run)
+        assert caught.type is expected
+        assert [one["exc_info"] for one in said] == ([raised] if expected is GroupError else [])
+
+
+def test_a_rank_that_follows_calls_a_broken_sum_by_its_name(rig):
+    orders, here = SimpleQueue(), threading.Barrier(1)
+    lead, models = Threads(0, orders, here), Models(Registry(rig.models_dir), torch.device("cpu"))
+    engine = models.get("tiny", rig.card.sha256)[1]
+    led = LedEngine(engine, lead)
+    led.load(rig.card)
+    run = led.prepare(rig.task().params, conditioning_of(rig))
+    led.step(run)
+    closed = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+    engine._dit.forward = lambda *_: (_ for _ in ()).throw(closed)
+    with pytest.raises(RankLostError, match="Connection closed by peer"):
+        follow(Threads(1, orders, here), models)
 
 
 @pytest.mark.parametrize("message", [Message(Order.STEP, 0), Message(Order.RESTORE, 3), Message(Order.BEGIN)])
@@ -166,11 +183,18 @@ def latents_of(rig, task, attempt):
     return load_tensors(rig.output(task, attempt, "latents"))["latents"]
 
 
-@pytest.mark.timeout(300)  # torch is imported six times
+def start_without_torchrun(rig, **env):
+    """Start two ranks that nobody ends together; return rank 0's process and rank 1's."""
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    other, lead = (rig.process(RANK=rank, LOCAL_RANK=rank, **group, **env) for rank in ("1", "0"))
+    return lead, other
+
+
+@pytest.mark.timeout(300)  # torch is imported five times
 def test_two_ranks_make_the_clip_of_one_and_outlive_the_loss_of_rank_1(rig, wait_until):
     alone, undisturbed, task = (rig.task(num_inference_steps=STEPS) for _ in range(3))
     rig.worker().run(alone)
-    first = rig.process(torchrun=True, num_ranks=2, VITASCOPE_GPU_WORKER_CHECKPOINT_STEPS="5")
+    lead, other = start_without_torchrun(rig, VITASCOPE_GPU_WORKER_CHECKPOINT_STEPS="5")
     worker_id = rig.hand_over(undisturbed)
     wait_until(lambda: rig.scheduler.report_of(undisturbed.task_id, 1), "the report")
     assert [one.group_size for one in rig.scheduler.registered if one.worker_id == worker_id] == [2]
@@ -178,21 +202,20 @@ def test_two_ranks_make_the_clip_of_one_and_outlive_the_loss_of_rank_1(rig, wait
 
     rig.hand_over(task)
     wait_until(lambda: rig.scheduler.tasks[task.task_id].checkpoints, "a checkpoint")
-    os.kill(ranks_of(first.pid)[1], signal.SIGKILL)
-    assert first.wait(30) == 1  # for whoever started torchrun to start it again
+    other.kill()
+    assert lead.wait(30) == 1
     report = rig.scheduler.report_of(task.task_id, 1)
-    # Whichever rank 0 notices first: the broken sum, or torchrun's SIGTERM. Almost always it is the sum.
-    assert (report.outcome, report.error_code) in ((FAILED, "rank_lost"), (YIELDED, ""))
+    assert (report.outcome, report.error_code) == (FAILED, "rank_lost")
     assert 0 < report.checkpoint.done < STEPS
 
-    second = rig.process(torchrun=True, num_ranks=2, VITASCOPE_GPU_WORKER_CHECKPOINT_STEPS="5")
+    torchrun = rig.process(torchrun=True, num_ranks=2, VITASCOPE_GPU_WORKER_CHECKPOINT_STEPS="5")
     worker_id = rig.hand_over(task)
     wait_until(lambda: rig.scheduler.report_of(task.task_id, 2), "the report")
     for role in ("latents", "mezzanine"):
         assert rig.output(task, 2, role) == rig.output(undisturbed, 1, role)
 
-    os.kill(ranks_of(second.pid)[1], signal.SIGKILL)  # while there is nothing to do
-    assert second.wait(30) == 1
+    os.kill(ranks_of(torchrun.pid)[1], signal.SIGKILL)  # while there is nothing to do
+    assert torchrun.wait(30) == 1  # for whoever started it to start it again
     assert any(beat.is_draining for beat in rig.scheduler.heartbeats if beat.worker_id == worker_id)
 
 
@@ -203,12 +226,14 @@ def test_two_ranks_yield_at_once_and_drain_together(rig, wait_until):
     for task in tasks:
         worker_id = rig.hand_over(task)
         wait_until(lambda task=task: rig.scheduler.tasks[task.task_id].checkpoints, "a checkpoint")
-        if task is tasks[0]:
+        if task is tasks[0]:  # the next heartbeat's answer repeats it; "run" would call it off
+            rig.scheduler.actions[task.task_id] = scheduler_pb2.ACTION_YIELD
             rig.send(worker_id, {"command": "yield", "task_id": task.task_id, "attempt": 1})
         else:
             process.terminate()
         report = wait_until(lambda task=task: rig.scheduler.report_of(task.task_id, 1), "the report")
         assert report.outcome == YIELDED
+        rig.scheduler.actions.clear()
         assert report.checkpoint.done == max(steps_of(rig, task))
     process.wait(20)
     for task in tasks:

@@ -32,9 +32,15 @@ def interrupted_at(rig, worker, task, step):
     class Killed(BaseException):
         pass
 
+    def record():
+        assert worker.checkpoints.flush(10)
+        worker.executor._beat()
+
     def step_or_die(run):
         if run.step == step:
             raise Killed
+        if run.step and run.step % 10 == 0:  # before the next checkpoint takes its place in the heartbeat
+            record()
         taken(run)
 
     engine.step = step_or_die
@@ -43,9 +49,8 @@ def interrupted_at(rig, worker, task, step):
             worker.work.denoise(
                 held, worker.work._prepare(held, held.task.params, _ready(worker, engine)), engine, rig.card
             )
-        assert worker.checkpoints.flush(10)
+        record()
         worker.events.flush(10)
-        worker.executor._beat()
     finally:
         del engine.step
         worker.executor.release(held)

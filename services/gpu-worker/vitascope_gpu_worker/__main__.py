@@ -18,11 +18,14 @@ if __name__ == "__main__":  # before torch, whose import takes seconds in which 
 # Before torch: deterministic matrix products on CUDA need a fixed workspace.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+import fcntl
+import gc
+import shutil
 import signal
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import structlog
@@ -41,7 +44,7 @@ from vitascope_gpu_worker.adapters.process_group import ProcessGroup
 from vitascope_gpu_worker.adapters.prompt import PromptClient
 from vitascope_gpu_worker.checkpoint import Checkpoints, Origin
 from vitascope_gpu_worker.consumer import Consumer
-from vitascope_gpu_worker.errors import RankLostError
+from vitascope_gpu_worker.errors import GroupError
 from vitascope_gpu_worker.models import Models, check_world_size
 from vitascope_gpu_worker.ranks import Order, follow
 from vitascope_gpu_worker.service import Generate, Workshop
@@ -55,6 +58,7 @@ EXIT_AFTER_S = 7.5
 """After SIGTERM: when to stop waiting for the scheduler, and when to leave whatever a step still does to its lease."""
 HUNG_POLL_S = 1.0
 STALE_S = 24 * 3600
+TEMPORARY = "vitascope-gpu-worker-"
 
 
 def main() -> int:
@@ -103,8 +107,8 @@ def _serve_as_one_of_many(settings: GpuWorkerSettings, registry: Registry) -> in
             if status:  # the others may be in the middle of a step: they notice that this process is gone
                 return status
             group.tell(Order.LEAVE)
-    except RankLostError as error:
-        log.error("rank.lost", error=error.message)
+    except GroupError as error:
+        log.error("rank.lost", code=error.code, error=error.message)
         return 1
     group.close()
     return 0
@@ -207,7 +211,10 @@ def _device(num_threads: int) -> torch.device:
 def _folder(settings: GpuWorkerSettings, stack: ExitStack) -> Path:
     """Return the local scratch space, free of what a killed worker left behind long ago."""
     if settings.data_dir is None:
-        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vitascope-gpu-worker-")))
+        _sweep_temporary()
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=TEMPORARY)))
+        with suppress(OSError):  # a file system without locks: nobody sweeps what he cannot lock
+            _lock(root, stack)
     else:
         root = settings.data_dir / settings.service
     work = root / "work"
@@ -219,6 +226,22 @@ def _folder(settings: GpuWorkerSettings, stack: ExitStack) -> Path:
     except OSError as error:
         raise ConfigurationError(f"The data folder {root} cannot be used: {error.strerror}.") from error
     return root
+
+
+def _sweep_temporary() -> None:
+    """Remove the temporary folders of workers that could not do it themselves; a living worker holds a lock on its."""
+    for path in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
+        with suppress(OSError), ExitStack() as stack:  # another user's, locked, or gone meanwhile
+            if path.lstat().st_mtime < time.time() - STALE_S:
+                _lock(path, stack)
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _lock(folder: Path, stack: ExitStack) -> None:
+    """Hold a lock on a folder as long as `stack`, or this process, lives. Raises: OSError: another has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    stack.callback(os.close, descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _leave_in_time(executor: Executor, is_drained: threading.Event) -> None:
@@ -238,11 +261,13 @@ def _leave_in_time(executor: Executor, is_drained: threading.Event) -> None:
 def _leave_when_hung(work: Generate) -> None:
     """End the process when its device does: heartbeats would keep the lease of a task that nobody computes."""
     waiting = threading.Event()
-    while not work.is_hung:
+    while (hung := work.hung) is None:
         waiting.wait(HUNG_POLL_S)
-    log.critical("worker.hung")
+    log.critical("worker.hung", what=hung.what, step=hung.step, limit_s=round(hung.limit_s, 1))
     os._exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    gc.freeze()  # what is left is not collected once more: with torch that takes a second of the ten that a stop has
+    sys.exit(status)

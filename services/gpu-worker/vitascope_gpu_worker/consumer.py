@@ -17,7 +17,7 @@ log = structlog.stdlib.get_logger("vitascope.gpu-worker")
 CLAIM_BACKOFF_S = (0.2, 0.5, 1.0, 2.0)
 """A hand-over is worth its lease, ten seconds; after that somebody else gets it."""
 
-_ACTIONS = {"yield": Action.YIELD, "stop": Action.STOP}
+_ACTIONS = {"yield": Action.YIELD, "run": Action.RUN, "stop": Action.STOP}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Command:
-    """What the scheduler wants of one attempt: "yield" or "stop"; heartbeat answers repeat it."""
+    """What the scheduler wants of one attempt: "yield", "run" (never mind) or "stop"; heartbeat answers repeat it."""
 
     name: str
     task_id: str

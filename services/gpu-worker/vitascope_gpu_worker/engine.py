@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from vitascope_common.jobs import GenerateParams
 from vitascope_common.registry import ModelCard
+from vitascope_gpu_worker.device import device_errors
 from vitascope_gpu_worker.errors import InvalidLatentsError
 
 _SAMPLER = "sampler."
@@ -69,21 +70,28 @@ class Run:
         return self.step >= self.params.num_inference_steps
 
     def snapshot(self) -> Snapshot:
-        """Copy what a resume needs. Raises: InvalidLatentsError: NaN or infinity, which no checkpoint may hold."""
-        if not bool(torch.isfinite(self.latents_BCTHW).all()):
-            raise InvalidLatentsError()
-        return Snapshot(
-            self.step,
-            _copy(self.latents_BCTHW),
-            {name: _copy(value) for name, value in self.sampler.state_dict().items()},
-            self.generator.get_state(),
-        )
+        """Copy what a resume needs.
+
+        Raises:
+            InvalidLatentsError: NaN or infinity, which no checkpoint may hold.
+            GroupError: the device failed.
+        """
+        with device_errors():
+            if not bool(torch.isfinite(self.latents_BCTHW).all()):
+                raise InvalidLatentsError()
+            return Snapshot(
+                self.step,
+                _copy(self.latents_BCTHW),
+                {name: _copy(value) for name, value in self.sampler.state_dict().items()},
+                self.generator.get_state(),
+            )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Continue from a snapshot of the same parameters, bit-identically."""
-        self.latents_BCTHW = snapshot.latents_BCTHW.to(self.latents_BCTHW.device)
-        self.sampler.load_state_dict(snapshot.sampler)
-        self.generator.set_state(snapshot.rng)
+        """Continue from a snapshot of the same parameters, bit-identically. Raises: GroupError: the device failed."""
+        with device_errors():
+            self.latents_BCTHW = snapshot.latents_BCTHW.to(self.latents_BCTHW.device)
+            self.sampler.load_state_dict(snapshot.sampler)
+            self.generator.set_state(snapshot.rng)
         self.step = snapshot.step
 
 
@@ -95,7 +103,7 @@ class Engine(Protocol):
         ...
 
     def step(self, run: Run) -> None:
-        """Take the next step. Raises: GroupError: out of memory, or the device failed; the process must end."""
+        """Take the next step. Raises: GroupError: no memory, a failed device, a lost rank; the process must end."""
         ...
 
     def decode(self, run: Run) -> Iterator[Tensor]:

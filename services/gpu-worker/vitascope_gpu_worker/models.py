@@ -8,6 +8,7 @@ import torch
 
 from vitascope_common.errors import ConfigurationError, InvalidModelError
 from vitascope_common.registry import ModelCard, Registry
+from vitascope_gpu_worker.device import device_errors
 from vitascope_gpu_worker.engine import Engine, LoadEngine
 from vitascope_gpu_worker.engines import native
 from vitascope_gpu_worker.ranks import LedEngine, Ranks
@@ -68,7 +69,8 @@ class Models:
         self._loaded = None
         gc.collect()
         if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+            with device_errors():
+                torch.cuda.empty_cache()
 
 
 def check_world_size(registry: Registry, pool: str, world_size: int) -> None:

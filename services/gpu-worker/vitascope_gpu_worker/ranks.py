@@ -19,7 +19,7 @@ from vitascope_common.errors import InternalError
 from vitascope_common.jobs import GenerateParams
 from vitascope_common.registry import ModelCard
 from vitascope_gpu_worker.engine import Engine, Run, Snapshot
-from vitascope_gpu_worker.errors import GroupError, RankLostError
+from vitascope_gpu_worker.errors import GroupError
 
 log = structlog.stdlib.get_logger("vitascope.gpu-worker")
 
@@ -79,7 +79,7 @@ class LoadedModels(Protocol):
 class LedEngine:
     """A model whose steps all ranks take together, as rank 0 sees it; one run at a time.
 
-    Raises RankLostError when a rank is gone, and whenever nobody can know any more how far the others are.
+    Raises RankLostError when a rank is gone, and another GroupError whenever nobody can know how far the others are.
     """
 
     def __init__(self, engine: Engine, ranks: Ranks) -> None:
@@ -111,9 +111,9 @@ class LedEngine:
             self._engine.step(run)
         except GroupError:
             raise
-        except Exception as error:  # gloo says RuntimeError; and after any other the ranks have parted ways
-            log.warning("rank.step_failed", step=run.step, error=str(error).partition("\n")[0])
-            raise RankLostError(f"The ranks lost each other in step {run.step}: {type(error).__name__}.") from error
+        except Exception as error:  # the others may have taken the step, or wait in it
+            log.error("rank.step_failed", step=run.step, exc_info=error)
+            raise GroupError() from error
         self._common_step = run.step
 
     def decode(self, run: Run) -> Iterator[Tensor]:
@@ -125,7 +125,8 @@ def follow(ranks: Ranks, models: LoadedModels) -> None:
     """Do what rank 0 orders, until it says to leave.
 
     Raises:
-        RankLostError: rank 0 or another is gone. This, and any other error, ends the process: the group starts anew.
+        RankLostError: rank 0 or another is gone, also in the middle of a step. This, and any other error, ends the
+            process: the group starts anew.
     """
     engine: Engine | None = None
     run: Run | None = None

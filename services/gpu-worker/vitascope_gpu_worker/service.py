@@ -7,7 +7,6 @@ is the last thing it does.
 """
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,7 +55,9 @@ HUNG_S = 60.0
 HUNG_PACES = 20
 """A step that takes longer than `HUNG_S`, and than so many others, does not come back."""
 HUNG_OTHERWISE_S = 600.0
-"""The same for the beginning of a clip and for a few decoded frames, of which there is no pace to know."""
+"""The same for what has no pace to know: the beginning of a clip, a first step, a few decoded frames."""
+HUNG_LOADING_S = 900.0
+"""The same for a model's files, to be read and verified by all ranks, the first one alone."""
 
 _NOT_RETRYABLE = (InvalidLatentsError, InvalidFramesError, InvalidRequestError)
 
@@ -123,6 +124,18 @@ class _Yielded(Exception):
 
 
 @dataclass(frozen=True)
+class Wait:
+    """What the device is doing, and until when it may."""
+
+    what: str
+    step: int
+    """Steps taken before it."""
+    limit_s: float
+    due_s: float
+    """On the monotonic clock."""
+
+
+@dataclass(frozen=True)
 class Workshop:
     """Where a clip is made."""
 
@@ -157,7 +170,10 @@ class Generate:
         self._workshop = workshop
         self._is_draining = False
         self._begun_s = 0.0
-        self._due_s = math.inf
+        self._wait: Wait | None = None
+        self._pace_of: tuple[str | int, ...] = ()
+        self._pace_s = 0.0
+        """What a step takes: of the loaded model, at the size of the last clip. 0: not known yet."""
         self.is_broken = False
         """This process must take no other task: it has to start anew."""
 
@@ -166,9 +182,10 @@ class Generate:
         self._is_draining = True
 
     @property
-    def is_hung(self) -> bool:
-        """Tell whether the device has kept this waiting for far too long. For any thread."""
-        return time.monotonic() > self._due_s
+    def hung(self) -> Wait | None:
+        """Return what the device has kept this waiting with for far too long, None as a rule. For any thread."""
+        wait = self._wait
+        return wait if wait and time.monotonic() > wait.due_s else None
 
     def run(self, held: HeldTask) -> None:
         """Do the work of one attempt and report its end. Raises nothing: a task never ends this process."""
@@ -235,7 +252,7 @@ class Generate:
     def _load(self, held: HeldTask, params: GenerateParams) -> tuple[ModelCard, Engine]:
         self._machine.to(WorkerState.LOADING)
         self._show(held, "loading", held.task.checkpoints[0].done if held.task.checkpoints else 0, params)
-        with span("load", model=params.model):
+        with span("load", model=params.model), self._within(HUNG_LOADING_S, "load"):
             loaded = self._models.get(params.model, params.model_sha256)
         if self._reports.identity.warm_models != self._models.warm:
             self._reports.identity = replace(self._reports.identity, warm_models=self._models.warm)
@@ -247,7 +264,7 @@ class Generate:
         self._machine.to(WorkerState.INITIALIZING)
         with span("conditioning", model=params.model):
             conditioning = self._patiently(held, "conditioning", lambda: self._conditioning(params))
-        with self._within(HUNG_OTHERWISE_S):
+        with self._within(HUNG_OTHERWISE_S, "prepare"):
             run = engine.prepare(params, conditioning)
         if held.task.checkpoints:
             self._machine.to(WorkerState.RECOVERING)
@@ -255,7 +272,8 @@ class Generate:
                 held, "checkpoint", lambda: self._checkpoints.load(held.task, params.model_sha256)
             )
             if snapshot is not None:
-                run.restore(snapshot)
+                with self._within(HUNG_OTHERWISE_S, "restore", snapshot.step):
+                    run.restore(snapshot)
             log.info("task.resumed", task=held.task.task_id, attempt=held.task.attempt, step=run.step)
         self._machine.to(WorkerState.GENERATING)
         # The event `resumed` was written at the claim and hopes for the newest checkpoint: this one knows.
@@ -279,22 +297,26 @@ class Generate:
             InvalidLatentsError: NaN or infinity.
         """
         params, step_seconds, steps = run.params, metrics.STEP_SECONDS.labels(card.id), metrics.STEPS.labels(card.id)
-        saved_step, saved_s, pace_s = run.step, time.monotonic(), 0.0
-        hung_s = max(HUNG_S, HUNG_PACES * card.cost.per_step_frame_s * params.num_frames)
+        saved_step, saved_s = run.step, time.monotonic()
+        pace_of = (card.id, card.sha256, params.width_px, params.height_px, params.num_frames)
+        if pace_of != self._pace_of:
+            self._pace_of, self._pace_s = pace_of, 0.0
+        promised_s = card.cost.per_step_frame_s * params.num_frames
         while not run.is_denoised:
             if self._is_wanted_back(held):
                 if run.step > saved_step:
                     self._checkpoint(held, run)
                 self._yield(held)
             begun_s = time.perf_counter()
-            with self._within(max(hung_s, HUNG_PACES * pace_s)):
+            patience_s = HUNG_S if self._pace_s else HUNG_OTHERWISE_S
+            with self._within(max(patience_s, HUNG_PACES * max(promised_s, self._pace_s)), "step", run.step):
                 engine.step(run)
             took_s = time.perf_counter() - begun_s
             step_seconds.observe(took_s)
             steps.inc()
-            pace_s = took_s if not pace_s else 0.8 * pace_s + 0.2 * took_s
+            self._pace_s = 0.8 * self._pace_s + 0.2 * took_s if self._pace_s else took_s
             left = params.num_inference_steps - run.step
-            self._show(held, "denoising", run.step, params, eta_s=left * pace_s + card.cost.fixed_s)
+            self._show(held, "denoising", run.step, params, eta_s=left * self._pace_s + card.cost.fixed_s)
             is_due = run.step - saved_step >= self._workshop.checkpoint_steps
             if is_due or run.is_denoised or time.monotonic() - saved_s >= CHECKPOINT_AFTER_S:
                 self._checkpoint(held, run)
@@ -304,7 +326,9 @@ class Generate:
         """Copy the state and let the background do the rest."""
         self._machine.to(WorkerState.CHECKPOINTING)
         with metrics.CHECKPOINT_BLOCKING_SECONDS.time():
-            self._checkpoints.submit(held, run.params.model_sha256, run.snapshot())
+            with self._within(HUNG_OTHERWISE_S, "snapshot", run.step):
+                snapshot = run.snapshot()
+            self._checkpoints.submit(held, run.params.model_sha256, snapshot)
         self._machine.to(WorkerState.GENERATING)
 
     def _decode(self, held: HeldTask, run: Run, engine: Engine, path: Path) -> None:
@@ -318,25 +342,25 @@ class Generate:
             self._check_late(held)
 
         with metrics.DECODE_SECONDS.labels(params.model).time(), mezzanine:
-            for frames_THWC in self._in_time(engine.decode(run)):
+            for frames_THWC in self._in_time(engine.decode(run), run.step):
                 check()
                 mezzanine.write(frames_THWC, check)
             mezzanine.finish(params.num_frames, check)
 
     @contextmanager
-    def _within(self, limit_s: float) -> Iterator[None]:
+    def _within(self, limit_s: float, what: str, step: int = 0) -> Iterator[None]:
         """Be hung when the block takes longer."""
-        self._due_s = time.monotonic() + limit_s
+        self._wait = Wait(what, step, limit_s, time.monotonic() + limit_s)
         try:
             yield
         finally:
-            self._due_s = math.inf
+            self._wait = None
 
-    def _in_time(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
+    def _in_time(self, frames: Iterable[Tensor], step: int) -> Iterator[Tensor]:
         """Yield the same, and be hung while the next ones take too long."""
         waiting = iter(frames)
         while True:
-            with self._within(HUNG_OTHERWISE_S):
+            with self._within(HUNG_OTHERWISE_S, "decode", step):
                 frames_THWC = next(waiting, None)
             if frames_THWC is None:
                 return

@@ -201,6 +201,39 @@ async def test_a_drained_pool_is_closed_to_workers_that_come_later_and_outlives_
     assert (pool.is_draining, pool.num_waiting, pool.num_in_flight) == (False, 0, 1)
 
 
+async def test_a_drained_worker_gets_nothing_when_it_registers_at_a_redis_that_has_lost_its_drain(
+    edge: Edge, redis: Redis
+) -> None:
+    await edge.worker("w1")
+    assert await edge.drain(worker_id="w1") == 1
+    await redis.flushall()
+    await edge.jobs(1)
+    await edge.worker("w1")
+    (pool,) = await edge.pools()
+    assert (pool.num_waiting, pool.num_in_flight) == (1, 0)
+    assert [one.is_draining for one in pool.workers] == [True]
+
+
+async def test_only_handovers_that_nobody_claimed_are_counted_as_expired(edge: Edge) -> None:
+    def num_expired() -> float:
+        labels = {"pool": "default"}
+        return REGISTRY.get_sample_value("vitascope_scheduler_handovers_expired_total", labels) or 0.0
+
+    before = num_expired()
+    (job,) = await edge.jobs(1)
+    await edge.worker()
+    task = ids.task_id(job, "generate", 0)
+    assert (await edge.scheduler.claim(task, "w1")).task
+    report = Report(task, 1, Outcome.FAILED, error_code="internal", error_message="once", is_retryable=True)
+    assert (await edge.scheduler.report(report)).is_accepted  # it comes back, and is handed over again
+    assert num_expired() == before
+    assert (await edge.pools())[0].leases[0].state == "handed_over"
+    for _ in range(2 * edge.scheduler.timing.lease_ttl_ms // 1_000):  # its worker is silent
+        edge.now_ms += 1_000
+        await edge.reconciler.tick()
+    assert num_expired() == before + 1
+
+
 @pytest.mark.parametrize(
     ("call", "request_"),
     [
@@ -226,3 +259,12 @@ async def test_a_thousand_jobs_are_one_question(edge: Edge) -> None:
     found = await edge.places(*others, job)
     assert [one[0] for one in found] == [*others, job]
     assert found[-1][1] == 0
+
+
+@pytest.mark.parametrize(("said", "counted"), [(2, 2), (0, 1), (-3, 1)])
+async def test_a_claim_says_how_many_ranks_are_paid(edge: Edge, said: int, counted: int) -> None:
+    (job_id,) = await edge.jobs(1)
+    task_id = ids.task_id(job_id, "generate", 0)
+    request = scheduler_pb2.ClaimRequest(task_id=task_id, worker_id="w1", group_size=said)
+    answer = await edge.stub.Claim(request)
+    assert (answer.granted, answer.task.group_size) == (True, counted)

@@ -42,7 +42,8 @@ async def serve_one(queue: RedisQueue, actual_s: float | None = None) -> tuple[s
 async def is_forgotten(redis: Redis) -> bool:
     known = {str(key) for key in await redis.keys("*")}
     lasting = ("worker:", "workers:", "inbox:", "idle:", "served:")
-    return not {key for key in known if not key.startswith(lasting)}
+    left = {key for key in known if not key.startswith(lasting)}
+    return all([key.startswith("task:") and await redis.hexists(key, "ended") for key in left])
 
 
 @pytest.fixture
@@ -203,7 +204,7 @@ class TestSlots:
         await queue.lease(replace(claimed, attempt=1), "w1", NOW, TTL_MS)
         leaving = SlotsOfWorker(("t0",), is_draining=True)
         assert await queue.heartbeat(POOL, "w1", leaving, NOW, TTL_MS) == ["t1"]
-        assert await queue.enqueue(handed, NOW, "") == "returned"
+        assert await queue.enqueue(handed, NOW, "") == "unclaimed"
         assert await queue.settle(POOL, "t0", 1, 5.0, NOW)
         assert await take(queue) is None
         await queue.register(worker("w2"), NOW, TTL_MS)
@@ -293,6 +294,60 @@ class TestRepeats:
         assert await queue.settle(POOL, "t0", 1, 0.0, NOW)
         assert await is_forgotten(redis)
 
+    async def test_what_was_read_before_the_end_does_not_wait_again(self, queue: RedisQueue) -> None:
+        await queue.register(worker(), NOW, TTL_MS)
+        row = await put(queue, "t0")
+        await take(queue)
+        assert await queue.lease(replace(row, attempt=1), "w1", NOW, TTL_MS) == "renewed"
+        assert await queue.settle(POOL, "t0", 1, 5.0, NOW)
+        assert await queue.enqueue(row, NOW, "") == "known"  # by a replica that has read the task as ready before
+        assert await take(queue) is None
+        assert await queue.unknown(POOL, ["t0"]) == ["t0"]
+        assert await queue.enqueue(replace(row, attempt=1), NOW, "") == "queued"  # a later attempt is no old news
+
+    async def test_what_was_read_before_a_cancel_does_not_wait_again(self, queue: RedisQueue) -> None:
+        row = await put(queue, "t0")
+        assert await queue.stop(row, NOW) == "gone"
+        assert await queue.enqueue(row, NOW, "") == "known"
+        assert await queue.depth(POOL) == (0, 0)
+
+    @pytest.mark.parametrize("how", ["enqueue", "lease"])
+    async def test_what_lives_again_does_not_expire(self, queue: RedisQueue, redis: Redis, how: str) -> None:
+        row = await put(queue, "t0")
+        assert await queue.settle(POOL, "t0", 1, 0.0, NOW)
+        key = keys.queued_task(POOL, "t0")
+        assert 0 < await redis.pttl(key) <= 60_000
+        later = replace(row, attempt=1)
+        if how == "enqueue":
+            assert await queue.enqueue(later, NOW, "") == "queued"
+        else:
+            assert await queue.lease(later, "w1", NOW, TTL_MS) == "created"
+        assert await redis.pttl(key) == -1
+        assert not await redis.hexists(key, "ended")
+
+    @pytest.mark.parametrize("how", ["enqueue", "settle"])
+    async def test_a_lease_of_a_task_that_is_lost_ends(self, queue: RedisQueue, redis: Redis, how: str) -> None:
+        await queue.register(worker(), NOW, TTL_MS)
+        row = await put(queue, "t0")
+        await take(queue)
+        await redis.delete(keys.queued_task(POOL, "t0"))
+        if how == "enqueue":
+            assert await queue.enqueue(row, NOW, "") == "queued"
+        else:
+            assert not await queue.settle(POOL, "t0", 1, 0.0, NOW)
+        assert await queue.expired_leases(POOL, NOW + TTL_MS, 10) == []
+
+    async def test_a_lost_task_gives_its_slot_back(self, queue: RedisQueue, redis: Redis) -> None:
+        await queue.register(worker(), NOW, TTL_MS)
+        await put(queue, "t0")
+        await put(queue, "t1")
+        await take(queue)
+        await redis.delete(keys.queued_task(POOL, "t0"))
+        assert await queue.heartbeat(POOL, "w1", SlotsOfWorker(("t0",)), NOW, TTL_MS) == []
+        assert await take(queue) is None  # it runs there
+        assert await queue.heartbeat(POOL, "w1", SlotsOfWorker(), NOW, TTL_MS) == []
+        assert await take(queue) == "t1"
+
 
 class TestLeases:
     async def test_a_handover_that_nobody_claimed_costs_nothing(self, queue: RedisQueue) -> None:
@@ -303,7 +358,7 @@ class TestLeases:
         assert await queue.expired_leases(POOL, NOW + TTL_MS, 10) == ["a0"]
         later = NOW + TTL_MS
         await queue.register(worker("w1"), later, TTL_MS)
-        assert await queue.enqueue(row, later, "") == "returned"
+        assert await queue.enqueue(row, later, "") == "unclaimed"
         for i in range(4):
             await queue.enqueue(task_row(f"b{i}", tenant_id="b"), later, "")
         order = []
@@ -401,6 +456,24 @@ class TestCancel:
         assert await queue.heartbeat(POOL, "w1", SlotsOfWorker(), later, TTL_MS) == ["t0"]
         await queue.settle(POOL, "t0", 2, 3.0, later)
         assert await take(queue, now_ms=later) == "t1"
+
+    @pytest.mark.parametrize(
+        ("is_claimed", "held_ms", "said_s", "paid_s"),
+        [(True, 1_900, 0.0, 7.6), (True, 1_900, 8.0, 8.0), (True, 60_000, 0.0, 10.0), (False, 1_900, 0.0, 0.0)],
+    )
+    async def test_a_stopped_task_pays_for_its_slot(
+        self, queue: RedisQueue, is_claimed: bool, held_ms: int, said_s: float, paid_s: float
+    ) -> None:
+        await queue.register(Worker("w1", "gpu-worker", POOL, "cpu", 4, 1, ()), NOW, TTL_MS)
+        row = await put(queue, "t0")
+        await take(queue)
+        if is_claimed:
+            row = replace(row, attempt=1, claimed_at_ms=NOW)
+            assert await queue.lease(row, "w1", NOW, TTL_MS) == "renewed"
+        assert await queue.stop(row, NOW + held_ms) == "stopping"
+        await queue.heartbeat(POOL, "w1", SlotsOfWorker(), NOW + held_ms, TTL_MS)
+        assert await queue.settle(POOL, "t0", 2, said_s, NOW + held_ms)
+        assert (await queue.view(POOL, NOW + held_ms)).classes[1].served_s == paid_s
 
 
 async def test_an_epoch_ends_with_a_wipe(queue: RedisQueue, redis: Redis) -> None:

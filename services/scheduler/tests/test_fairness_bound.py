@@ -190,7 +190,8 @@ async def test_all_attempts_together_pay_one_undisturbed_run(
             assert await queue.lease(running, "w", now_ms, TTL_MS) == "renewed"
             done = min(done + num_steps, NUM_STEPS - 1)
             row = replace(running, checkpoints=[checkpoint(done).to_dict()] if done else [])
-        assert await queue.enqueue(row, now_ms, "") == "returned"
+        is_claimed = how in ("crash", "yield")
+        assert await queue.enqueue(row, now_ms, "") == ("returned" if is_claimed else "unclaimed")
     assert isinstance(await queue.dispatch(POOL, "w", now_ms, TTL_MS), Dispatched)
     left = cost * (1 - done / NUM_STEPS)
     assert await queue.settle(POOL, "t", row.attempt + 1, left, now_ms)
@@ -199,3 +200,44 @@ async def test_all_attempts_together_pay_one_undisturbed_run(
     assert flow.served_s == pytest.approx(cost, abs=0.002 * (len(endings) + 1))
     assert flow.start_tag == pytest.approx(cost / weight)
     assert (view.num_waiting, view.num_in_flight) == (0, 1)
+
+
+@in_redis
+@given(
+    lengths=st.lists(st.integers(1, 8), min_size=1, max_size=6),
+    cancel_ms=st.integers(100, 1_999),
+    weight=st.sampled_from([0.5, 1.0, 3.0]),
+)
+async def test_whoever_cancels_before_the_first_heartbeat_gets_no_more_than_its_share(
+    redis: Redis, lengths: list[int], cancel_ms: int, weight: float
+) -> None:
+    """Nobody has said by then that the task has run, and it has had its worker all the same."""
+    await redis.flushall()
+    queue, now_ms, numbers = RedisQueue(redis), NOW, itertools.count()
+    await queue.register(Worker("w", "gpu-worker", POOL, "cpu", 1, 1, ()), NOW, 10**9)
+    next_length = itertools.cycle(lengths)
+
+    async def put(tenant: str, cost_s: float) -> None:
+        number = next(numbers)
+        terms = {"cost_s": cost_s, "created_at_ms": number, "weight": weight if tenant == "cheat" else 1.0}
+        await queue.enqueue(task_row(f"{tenant}{number}", tenant_id=tenant, **terms), now_ms, "")
+
+    used_s = {"cheat": 0.0, "honest": 0.0}
+    for _ in range(3):
+        await put("cheat", 8.0)
+        await put("honest", next(next_length))
+    for _ in range(60):
+        found = await queue.dispatch(POOL, "w", now_ms, TTL_MS)
+        assert isinstance(found, Dispatched)
+        running = task_row(found.task_id, tenant_id=found.tenant_id, attempt=1, claimed_at_ms=now_ms)
+        assert await queue.lease(running, "w", now_ms, TTL_MS) == "renewed"
+        if found.tenant_id == "cheat":
+            held_s, said_s = cancel_ms / 1000, 0.0
+            assert await queue.stop(running, now_ms + cancel_ms) == "stopping"
+        else:
+            held_s = said_s = (await queue.view(POOL, now_ms)).leases[0].charged_s
+        now_ms += round(1000 * held_s)
+        used_s[found.tenant_id] += held_s
+        await put(found.tenant_id, 8.0 if found.tenant_id == "cheat" else next(next_length))
+        assert await queue.settle(POOL, found.task_id, 1, said_s, now_ms)
+    assert used_s["cheat"] / weight - used_s["honest"] <= 8.0 / weight + 8.0

@@ -332,7 +332,7 @@ class Pair:
         assert sorted(let_go) == sorted(expected)
         for name in let_go:
             row = self.row(expected[name], expected[name].attempt)
-            assert await self.queue.enqueue(row, self.model.now_ms, "") == "returned"
+            assert await self.queue.enqueue(row, self.model.now_ms, "") == "unclaimed"
             self.model.return_unclaimed(expected[name])
 
     async def preempt(self) -> None:

@@ -250,8 +250,34 @@ class TestSlot:
         waiting = await pool.put("r0")
         await pool.preempt()
         assert await pool.queue.stop(waiting, LATER) == "gone"
+        assert [one["command"] for one in await pool.commands()] == ["yield", "run"]
+        assert (await pool.commands())[-1] == {"command": "run", "task_id": "b0", "attempt": 1}
         assert await pool.renew(running) == "renewed"
         assert await pool.states() == {"b0": "claimed"}
+
+    async def test_without_the_beneficiary_a_drained_victim_yields_all_the_same(self, pool: Pool) -> None:
+        running = await pool.run("b0")
+        waiting = await pool.put("r0")
+        await pool.preempt()
+        await pool.queue.set_drains(POOL, ["w1"], LATER)
+        assert await pool.queue.stop(waiting, LATER) == "gone"
+        assert [one["command"] for one in await pool.commands()] == ["yield"]
+        assert await pool.renew(running) == "yield"
+
+    async def test_a_victim_that_made_way_is_not_told_to_run(self, pool: Pool) -> None:
+        running = await pool.run("b0")
+        await pool.put("r0")
+        await pool.preempt()
+        assert isinstance(await pool.come_back(running), Dispatched)
+        assert [one["command"] for one in await pool.commands()] == ["yield"]
+
+    async def test_a_beneficiary_whose_victim_is_lost_can_leave(self, pool: Pool) -> None:
+        await pool.run("b0")
+        waiting = await pool.put("r0")
+        await pool.preempt()
+        await pool.redis.delete(keys.queued_task(POOL, "b0"))
+        assert await pool.queue.stop(waiting, LATER) == "gone"
+        assert [one["command"] for one in await pool.commands()] == ["yield"]
 
     async def test_a_yield_that_has_happened_all_the_same_gives_the_slot_to_the_next(self, pool: Pool) -> None:
         running = await pool.run("b0")
@@ -347,7 +373,7 @@ class TestDrain:
         await pool.queue.dispatch(POOL, "w1", NOW, TTL_MS)
         assert await pool.queue.set_drains(POOL, ["w1"], LATER) == ["t0"]
         assert await pool.queue.expired_leases(POOL, LATER, 10) == ["t0"]  # found by the reaper if nobody else
-        assert await pool.queue.enqueue(row, LATER, "") == "returned"
+        assert await pool.queue.enqueue(row, LATER, "") == "unclaimed"
         view = await pool.queue.view(POOL, LATER)
         assert (view.num_waiting, view.num_in_flight, view.classes[0].served_s) == (1, 0, 0.0)
 

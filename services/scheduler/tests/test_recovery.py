@@ -19,6 +19,7 @@ from vitascope_common.events import Event, EventType
 from vitascope_common.executor import Action, Outcome
 from vitascope_common.jobs import Kind, Progress, Stage
 from vitascope_common.testing import free_port
+from vitascope_scheduler import reconciler
 from vitascope_scheduler.adapters.celery_sender import TASK_NAME, CelerySender
 from vitascope_scheduler.adapters.redis_queue import RedisQueue
 from vitascope_scheduler.dispatch import Dispatcher, Timing
@@ -738,10 +739,148 @@ async def test_of_many_shards_a_queue_holds_four(room: Room) -> None:
 async def test_the_sweep_finds_what_redis_lost_without_a_new_epoch(room: Room, first: str) -> None:
     await room.tell()
     assert await room.queue.settle("default", first, 1, 0.0, room.clock())  # whatever took it away
+    await room.redis.delete(keys.queued_task("default", first))
     await room.reconciler.reconcile()
     assert await room.queue.depth("default") == (0, 0)
     await room.reconciler.sweep()
     assert await room.queue.depth("default") == (1, 0)
+
+
+async def test_much_is_done_a_few_pages_per_round(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest waits for the next round, so that deadlines are met meanwhile."""
+    monkeypatch.setattr(reconciler, "PAGE", 2)
+    monkeypatch.setattr(reconciler, "PAGES_PER_ROUND", 2)
+    for number in range(9):
+        await admit(room.database, now_ms=room.clock() + number)
+    depths = []
+    for _ in range(3):
+        await room.reconciler.reconcile()
+        depths.append((await room.queue.depth("default"))[0])
+    assert depths == [4, 8, 9]
+    for key in [key async for key in room.redis.scan_iter(f"{keys.queued_task('default', '')}*")]:
+        await room.redis.delete(key)
+    unknown = [task async for task in missing(room)]
+    assert len(unknown) == 9
+    left = []
+    for _ in range(3):
+        await room.reconciler.sweep()
+        left.append(len([task async for task in missing(room)]))
+    assert left == [5, 1, 0]
+
+
+async def missing(room: Room) -> AsyncIterator[str]:
+    """Name the ready tasks that Redis knows nothing of."""
+    ready = await room.reader.queued("default", (0, ""), 100)
+    for task_id in await room.queue.unknown("default", [row.task_id for row in ready]):
+        yield task_id
+
+
+async def test_long_work_of_its_own_makes_the_reaper_distrust_nobody(
+    room: Room, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await room.worker()
+    await room.tell()
+    assert (await room.scheduler.claim(first, "w1")).task
+    for _ in range(11):  # trusted
+        room.clock.now_ms += 1_000
+        await room.reconciler.tick()
+        await room.beat(TaskStatus(first, 1))
+    for _ in range(20):
+        await admit(room.database, now_ms=room.clock())
+    hand_out = room.dispatcher.hand_out
+
+    async def slowly(row: TaskRow, epoch: str) -> None:
+        room.clock.now_ms += 1_000
+        await hand_out(row, epoch)
+
+    monkeypatch.setattr(room.dispatcher, "hand_out", slowly)
+    await room.reconciler.reconcile()
+    await room.reconciler.tick()
+    assert not (await room.task(first)).is_leased, "nobody has renewed it for 20 s, and that was seen"
+
+
+async def test_a_lease_that_is_renewed_while_others_are_reaped_is_left(
+    room: Room, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await room.worker()
+    await room.tell()
+    assert (await room.scheduler.claim(first, "w1")).task
+    for _ in range(9):
+        room.clock.now_ms += 1_000
+        await room.reconciler.tick()
+    is_same_epoch = room.reconciler._is_same_epoch
+
+    async def after_a_heartbeat(pool: str) -> bool:
+        assert await room.beat(TaskStatus(first, 1)) == [Action.RUN]
+        return await is_same_epoch(pool)
+
+    monkeypatch.setattr(room.reconciler, "_is_same_epoch", after_a_heartbeat)
+    for _ in range(3):
+        room.clock.now_ms += 1_000
+        await room.reconciler.tick()
+    assert (await room.task(first)).is_leased
+
+
+async def test_what_is_broken_in_one_pool_holds_up_no_other(room: Room, first: str) -> None:
+    other = ids.task_id(await admit(room.database, pool="another"), "generate", 0)
+    await room.scheduler.register(Worker("w2", "gpu-worker", "another", "cpu", 1, 1, ()))
+    await room.worker()
+    await room.tell()
+    assert (await room.scheduler.claim(first, "w1")).task
+    assert (await room.scheduler.claim(other, "w2")).task
+    late = ids.task_id(await admit(room.database), "generate", 0)
+    waiting = ids.task_id(await admit(room.database, pool="another"), "generate", 0)
+    key = keys.in_flight("another")
+    await room.redis.delete(key)
+    await room.redis.set(key, "not what a script expects")
+    failures = REGISTRY.get_sample_value("vitascope_scheduler_duty_failures_total", {"duty": "reconciler"}) or 0.0
+    assert not await room.relay.tell("ready")
+    assert (await room.task(late)).epoch
+    assert not (await room.task(waiting)).epoch
+    for _ in range(3 * TTL_MS // 1_000):
+        room.clock.now_ms += 1_000
+        await room.reconciler.reconcile()
+        await room.reconciler.tick()
+    assert (await room.task(first)).num_failures == 1
+    assert (
+        REGISTRY.get_sample_value("vitascope_scheduler_duty_failures_total", {"duty": "reconciler"}) or 0.0
+    ) > failures
+    await room.redis.delete(key)
+    await room.tell()
+    assert (await room.task(waiting)).epoch
+
+
+async def test_an_event_that_cannot_be_told_holds_up_its_own_job_alone(room: Room, first: str) -> None:
+    stuck = ids.job_id_of(first)
+    await room.redis.rpush(keys.event_fence(stuck), "no number")
+    assert (await room.scheduler.claim(first, "w1")).task
+    other = await admit(room.database)
+    assert not await room.relay.tell("event")
+    assert await room.events(other) == ["queued"]
+    await room.redis.delete(keys.event_fence(stuck))
+    assert await room.relay.tell("event")
+    assert await room.events(stuck) == ["queued", "started"]
+
+
+async def test_a_pool_that_nobody_needs_is_forgotten(room: Room, first: str) -> None:
+    await room.worker()
+    await room.scheduler.register(Worker("w2", "gpu-worker", "idle", "cpu", 1, 1, ()))
+    room.dispatcher.pools.add("nobody")
+    await room.tell()
+    await room.reconciler.sweep()
+    assert room.dispatcher.pools == {"default", "idle"}
+    room.clock.now_ms += TTL_MS + 1  # and its worker is gone
+    await room.reconciler.sweep()
+    assert room.dispatcher.pools == {"default"}
+
+
+async def test_what_a_cancelled_attempt_used_until_it_stopped_is_paid(room: Room, first: str) -> None:
+    await room.worker()
+    await room.tell()
+    assert (await room.scheduler.claim(first, "w1", 2)).task
+    assert await room.scheduler.cancel(ids.job_id_of(first), TENANT) == "cancelled"
+    assert (await room.scheduler.report(Report(first, 1, Outcome.CANCELLED, used_s=4.0))).is_accepted
+    assert await room.redis.hget(keys.served("default"), f"served:standard:{TENANT}") == "8000"
 
 
 async def test_weights_and_caps_of_sql_reach_what_waits(room: Room, first: str) -> None:

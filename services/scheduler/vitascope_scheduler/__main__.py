@@ -24,6 +24,7 @@ from vitascope_scheduler.relay import Relay
 from vitascope_scheduler.retention import Policy, Retention
 from vitascope_scheduler.service import Scheduler
 from vitascope_scheduler.settings import SchedulerSettings
+from vitascope_scheduler.worker import Preemption
 
 DRAIN_S = 1.5
 
@@ -43,7 +44,8 @@ async def serve(settings: SchedulerSettings, watched: telemetry.Telemetry) -> No
     policy = Policy(settings.work_retention_s * 1000, settings.job_retention_s * 1000)
     manager, reader = JobManager(database, job_retention_ms=policy.job_ms), Reader(database)
     store = open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key)
-    timing = Timing(settings.lease_ttl_ms, settings.heartbeat_ms, settings.tick_ms)
+    preemption = Preemption(wait_ms=settings.preempt_after_ms, min_run_ms=settings.preempt_min_run_ms)
+    timing = Timing(settings.lease_ttl_ms, settings.heartbeat_ms, settings.tick_ms, preemption=preemption)
     dispatcher = Dispatcher(manager, reader, queue, sender, timing)
     relay = Relay(reader, dispatcher, queue)
     reconciler = Reconciler(manager, reader, dispatcher, relay)

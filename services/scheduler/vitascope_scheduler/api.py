@@ -72,7 +72,8 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def Claim(self, request: scheduler_pb2.ClaimRequest, context: Any) -> scheduler_pb2.ClaimResponse:
         """Begin an attempt."""
         task_id, worker_id = wire.name(request.task_id, "task_id"), wire.name(request.worker_id, "worker_id")
-        return wire.claim_answer(await self._scheduler.claim(task_id, worker_id), self._scheduler.timing)
+        claim = await self._scheduler.claim(task_id, worker_id, wire.group_size(request))
+        return wire.claim_answer(claim, self._scheduler.timing)
 
     async def Heartbeat(self, request: scheduler_pb2.HeartbeatRequest, context: Any) -> scheduler_pb2.HeartbeatResponse:
         """Renew what an executor holds."""

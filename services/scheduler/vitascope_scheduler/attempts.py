@@ -19,6 +19,7 @@ from vitascope_scheduler import statements as sql
 from vitascope_scheduler.tasks import TaskRow
 
 MAX_FAILURES = 3  # attempts in a row that ended unasked without a newer checkpoint
+MAX_OUTAGES = 20  # attempts in a row that ended in an outage without a newer checkpoint: nobody pays for them
 NUM_CHECKPOINTS = 2
 NUM_YIELDS_KEPT = 8  # more than anyone asks for
 OUTAGES = frozenset({UnavailableError.code, DeadlineError.code})
@@ -74,8 +75,9 @@ class Ended:
 
 async def end(connection: AsyncConnection, row: TaskRow, report: Report, now_ms: int, job_retention_ms: int) -> Ended:
     """End the running attempt as its executor says; what it used is in the ledger either way."""
-    await sql.charge_ledger(connection, row, report.outcome, report.used_s, report.meters, now_ms)
-    row = await sql.update_attempt(connection, row.task_id, row.attempt, used_s=report.used_s) or row
+    used_s = max(row.used_s, report.used_s)
+    await sql.charge_ledger(connection, row, report.outcome, used_s, report.meters, now_ms)
+    row = await sql.update_attempt(connection, row.task_id, row.attempt, used_s=used_s) or row
     if report.outcome is Outcome.DONE:
         return await _done(connection, row, report.outputs, now_ms, job_retention_ms)
     row = await record(connection, row, report.checkpoint, now_ms)
@@ -119,7 +121,7 @@ async def record(connection: AsyncConnection, row: TaskRow, checkpoint: Checkpoi
     furthest = max(checkpoint.done, row.furthest_done)
     newest = {**checkpoint.to_dict(), "attempt": row.attempt, "furthest_done": furthest}
     kept = [newest, *(one for one in row.checkpoints if one["done"] < checkpoint.done)][:NUM_CHECKPOINTS]
-    changes: dict[str, Any] = {"num_failures": 0} if checkpoint.done > row.furthest_done else {}
+    changes: dict[str, Any] = {"num_failures": 0, "num_outages": 0} if checkpoint.done > row.furthest_done else {}
     recorded = await sql.update_attempt(connection, row.task_id, row.attempt, checkpoints=kept, **changes)
     data = {"step": checkpoint.done}
     await sql.change_job(connection, row.job_id, EventType.CHECKPOINT, data, now_ms, row=row)
@@ -149,7 +151,8 @@ async def _put_back(
 ) -> Ended:
     """leased -> ready, to be handed out again; refused when one of the conditions does not hold.
 
-    The task may be one more than MAX_READY_SHARDS of its job: what has begun goes on before what has not.
+    It comes on top of MAX_READY_SHARDS of its job, as does every other that was running: what has begun goes on
+    before what has not.
     """
     cleared = {"worker_id": None, "epoch": None, "enqueued_at_ms": None, "used_s": 0.0, "ran_s": row.running_s}
     ready = await sql.move_task(connection, row, TaskState.READY, *conditions, **cleared, **changes)
@@ -164,10 +167,11 @@ async def _put_back(
 async def _retry(connection: AsyncConnection, row: TaskRow, code: str, message: str, now_ms: int) -> Ended:
     """An attempt ended unasked: once more, unless it was the third in a row without a newer checkpoint.
 
-    An outage is not the task's fault and does not count. Executors wait 24 to 60 s for what is away before they
-    report, so that this is no hot loop; one that gave up at once (its own disk is full) counts like any failure.
+    An outage is not the task's fault and does not count as one, but it has an end too. Executors wait 24 to 60 s for
+    what is away before they report, so that this is no hot loop; one that gave up at once (its own disk is full)
+    counts like any failure.
     """
-    num_failures = tables.tasks.c.num_failures
+    num_failures, num_outages = tables.tasks.c.num_failures, tables.tasks.c.num_outages
     attempt_ms = now_ms - (row.claimed_at_ms or 0)
     is_outage = code in OUTAGES and attempt_ms >= MIN_OUTAGE_MS
     ended = await _put_back(
@@ -176,12 +180,16 @@ async def _retry(connection: AsyncConnection, row: TaskRow, code: str, message: 
         EventType.QUEUED,
         {"reason": code},
         now_ms,
-        sa.true() if is_outage else num_failures < MAX_FAILURES - 1,
+        num_outages < MAX_OUTAGES - 1 if is_outage else num_failures < MAX_FAILURES - 1,
         num_failures=num_failures + (0 if is_outage else 1),
+        num_outages=num_outages + (1 if is_outage else 0),
         error_code=code,
         error_message=message,
     )
     if ended.is_accepted:
         return ended
+    if is_outage:
+        text = f"It met {MAX_OUTAGES} outages in a row without a newer checkpoint. The last one: {message}"
+        return await fail(connection, row, code, text, now_ms)
     text = f"It failed {MAX_FAILURES} times in a row without a newer checkpoint. The last error: {code}: {message}"
     return await fail(connection, row, "poison", text, now_ms)

@@ -1,7 +1,7 @@
 """What runs of a model really cost over what its card estimates: learned here, applied at admission.
 
-An exponentially weighted moving average of the ratio, one per pool and model; the first runs count as in a plain mean,
-so that a wrong card is corrected within a few videos.
+Exponentially weighted moving averages of actual and estimate, one ratio of the two per pool and model: a run counts by
+its size. The first runs count as in a plain mean, so that a wrong card is corrected within a few videos.
 """
 
 import sqlalchemy as sa
@@ -31,14 +31,17 @@ async def learn(connection: AsyncConnection, done: TaskRow, now_ms: int) -> None
         (cost_ratios.c.num_runs < NUM_FIRST, sa.literal(1.0, sa.Float) / (cost_ratios.c.num_runs + 1)),
         else_=sa.literal(ALPHA),
     )
-    first = {"pool": done.pool, "model": model, "ratio": observed, "num_runs": 1, "updated_at_ms": now_ms}
+    mean_s = cost_ratios.c.estimate_s + weight * (estimate_s - cost_ratios.c.estimate_s)
+    first = {"pool": done.pool, "model": model, "ratio": observed, "estimate_s": estimate_s}
+    first |= {"num_runs": 1, "updated_at_ms": now_ms}
     await connection.execute(
         insert(cost_ratios)
         .values(first)
         .on_conflict_do_update(
             index_elements=[cost_ratios.c.pool, cost_ratios.c.model],
             set_={
-                "ratio": cost_ratios.c.ratio + weight * (observed - cost_ratios.c.ratio),
+                "ratio": cost_ratios.c.ratio + weight * estimate_s / mean_s * (observed - cost_ratios.c.ratio),
+                "estimate_s": mean_s,
                 "num_runs": cost_ratios.c.num_runs + 1,
                 "updated_at_ms": now_ms,
             },

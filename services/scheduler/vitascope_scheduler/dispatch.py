@@ -44,6 +44,7 @@ class Queue(Protocol):
     async def shorten_leases(self, pool: str, latest_ms: int) -> None: ...
     async def expired_leases(self, pool: str, now_ms: int, limit: int) -> list[str]: ...
     async def without_lease(self, pool: str, task_ids: Sequence[str]) -> list[str]: ...
+    async def has_lease(self, pool: str, task_id: str, now_ms: int) -> bool: ...
     async def unknown(self, pool: str, task_ids: Sequence[str]) -> list[str]: ...
     async def epoch(self, pool: str) -> str: ...
     async def depth(self, pool: str) -> tuple[int, int]: ...
@@ -119,9 +120,7 @@ class Dispatcher:
         elif row.state == TaskState.READY and row.is_for_celery:
             await self._settle(row, row.attempt, 0.0)
         elif row.state == TaskState.READY:
-            answer = await self._enqueue(row, row.traceparent)
-            if answer == "returned":
-                metrics.HANDOVERS_EXPIRED.labels(row.pool).inc()
+            await self._enqueue(row, row.traceparent)
 
     async def preempt(self, pool: str) -> None:
         """Have running tasks make way for urgent ones that have waited too long; for the tick, cheap when none has."""
@@ -161,6 +160,8 @@ class Dispatcher:
     async def _enqueue(self, row: TaskRow, traceparent: str) -> str:
         answer = await self.queue.enqueue(row, self.clock(), traceparent)
         if isinstance(answer, str):
+            if answer == "unclaimed":
+                metrics.HANDOVERS_EXPIRED.labels(row.pool).inc()
             return answer
         self._handed_over(row.pool, answer)
         return "made way"

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from itertools import count
 
+MAX_DISPATCHES = 10_000  # played through; whoever comes after these has no place yet
 NO_TIME_S = -1.0  # nobody knows: no worker is there
 
 
@@ -75,7 +76,7 @@ class Forecast:
 
 
 def forecast(line: Line) -> dict[str, Forecast]:
-    """Play a line through; every task that it names gets its place, those that nothing lets run are left out."""
+    """Play a line through; tasks that it names get their places, in that order; what nothing lets run is left out."""
     pool = _Pool(line)
     num_named = sum(len(flow.tasks) for each in line.classes for flow in each.flows)
     num_free = line.num_free if line.num_slots else 1  # without a worker there is an order, but no time
@@ -83,7 +84,7 @@ def forecast(line: Line) -> dict[str, Forecast]:
     heapq.heapify(ends)
     found: dict[str, Forecast] = {}
     now_s, position = 0.0, 0
-    while len(found) < num_named:
+    while len(found) < num_named and position < MAX_DISPATCHES:
         turn = pool.dispatch() if num_free > 0 else None
         if turn is not None:
             tenant_id, task = turn
@@ -102,12 +103,16 @@ def forecast(line: Line) -> dict[str, Forecast]:
     return found
 
 
+NO_SEAT = -1
+
+
 class _Flow:
-    """A flow while the line is played; `start` is its tag, valid while it stands among the heads."""
+    """A flow while the line is played: `start` is its tag, valid while it has a seat among the heads."""
 
     def __init__(self, flow: WaitingFlow) -> None:
         self.tenant_id, self.weight, self.cap = flow.tenant_id, flow.weight, flow.cap
         self.start = flow.start_tag
+        self.seat = NO_SEAT
         self._tasks = deque(flow.tasks)
         self._num_more = flow.num_more
         last = flow.tasks[-1].arrival if flow.tasks else ""
@@ -130,15 +135,37 @@ class _Flow:
 
 
 class _Class:
-    """A class while the line is played; `heads` are its eligible flows by start tag, then arrival."""
+    """A class while the line is played, and its eligible flows by start tag, then arrival.
+
+    A flow that leaves its seat only loses the number of it; the entry goes when it comes to the top.
+    """
 
     def __init__(self, given: WaitingClass) -> None:
         self.weight, self.start, self.v = given.weight, given.start_tag, given.virtual_time
-        self.heads: list[tuple[float, str, int, _Flow]] = []
-        self._order = count()
+        self.num_seated = 0
+        self._heads: list[tuple[float, str, int, _Flow]] = []
+        self._seats = count()
 
-    def seat(self, flow: _Flow, head: WaitingTask) -> None:
-        heapq.heappush(self.heads, (flow.start, head.arrival, next(self._order), flow))
+    def take_seat(self, flow: _Flow, head: WaitingTask) -> None:
+        flow.seat = next(self._seats)
+        self.num_seated += 1
+        heapq.heappush(self._heads, (flow.start, head.arrival, flow.seat, flow))
+
+    def leave_seat(self, flow: _Flow) -> None:
+        flow.seat = NO_SEAT
+        self.num_seated -= 1
+
+    def first_arrival(self) -> str:
+        """Return when the task arrived whose turn it is; some flow must be seated."""
+        while self._heads[0][2] != self._heads[0][3].seat:
+            heapq.heappop(self._heads)
+        return self._heads[0][1]
+
+    def pop(self) -> _Flow:
+        """Take the flow whose turn it is away; `first_arrival` was asked just before."""
+        flow = heapq.heappop(self._heads)[3]
+        self.leave_seat(flow)
+        return flow
 
 
 class _Pool:
@@ -148,18 +175,20 @@ class _Pool:
         self._v = line.virtual_time
         self._num_in_flight = Counter(task.tenant_id for task in line.running)
         self._classes = [_Class(given) for given in line.classes]
-        self._capped: dict[str, list[tuple[_Class, _Flow]]] = {}
+        self._flows: dict[str, list[tuple[_Class, _Flow]]] = {}
         for one, given in zip(self._classes, line.classes, strict=True):
-            for flow in given.flows:
-                self._stand(one, _Flow(flow))
+            for waiting in given.flows:
+                flow = _Flow(waiting)
+                self._flows.setdefault(flow.tenant_id, []).append((one, flow))
+                self._stand(one, flow)
 
     def dispatch(self) -> tuple[str, WaitingTask] | None:
         """Take the task whose turn it is; None when nothing is eligible."""
-        seated = [one for one in self._classes if one.heads]
+        seated = [one for one in self._classes if one.num_seated]
         if not seated:
             return None
-        turn = min(seated, key=lambda one: (one.start, one.heads[0][1]))
-        flow = heapq.heappop(turn.heads)[-1]
+        turn = min(seated, key=lambda one: (one.start, one.first_arrival()))
+        flow = turn.pop()
         task = flow.pop()
         turn.v, self._v = max(turn.v, flow.start), max(self._v, turn.start)
         flow.start += task.cost_s / flow.weight
@@ -167,34 +196,30 @@ class _Pool:
         self._num_in_flight[flow.tenant_id] += 1
         if self._is_capped(flow):
             self._close(flow.tenant_id)
-        self._stand(turn, flow)
+        else:
+            self._stand(turn, flow)
         return flow.tenant_id, task
 
     def end(self, tenant_id: str) -> None:
         """Let a task in flight be done: its tenant may be below its cap again, and its flows come back to the heads."""
         self._num_in_flight[tenant_id] -= 1
-        for one, flow in self._capped.pop(tenant_id, []):
-            if not self._is_capped(flow):
+        for one, flow in self._flows.get(tenant_id, ()):
+            if flow.head is not None and flow.seat == NO_SEAT and not self._is_capped(flow):
                 flow.start = max(one.v, flow.start)
-                if not one.heads:
+                if not one.num_seated:
                     one.start = max(self._v, one.start)
-            self._stand(one, flow)
+                self._stand(one, flow)
 
     def _is_capped(self, flow: _Flow) -> bool:
         return bool(flow.cap) and self._num_in_flight[flow.tenant_id] >= flow.cap
 
     def _stand(self, one: _Class, flow: _Flow) -> None:
         head = flow.head
-        if head is not None and self._is_capped(flow):
-            self._capped.setdefault(flow.tenant_id, []).append((one, flow))
-        elif head is not None:
-            one.seat(flow, head)
+        if head is not None and not self._is_capped(flow):
+            one.take_seat(flow, head)
 
     def _close(self, tenant_id: str) -> None:
         """Take the flows of a tenant that has reached its cap away from all heads."""
-        for one in self._classes:
-            closed = [entry[-1] for entry in one.heads if entry[-1].tenant_id == tenant_id]
-            if closed:
-                one.heads = [entry for entry in one.heads if entry[-1].tenant_id != tenant_id]
-                heapq.heapify(one.heads)
-                self._capped.setdefault(tenant_id, []).extend((one, flow) for flow in closed)
+        for one, flow in self._flows[tenant_id]:
+            if flow.seat != NO_SEAT:
+                one.leave_seat(flow)

@@ -40,12 +40,14 @@ class JobManager:
         self._clock = clock
         self._job_retention_ms = job_retention_ms
 
-    async def claim(self, task_id: str, worker_id: str) -> Claim:
+    async def claim(self, task_id: str, worker_id: str, group_size: int = 0) -> Claim:
         """Begin an attempt: ready -> leased, attempt + 1; the job runs from its first one on.
 
         The worker that holds the task already gets the same attempt again: the answer to its claim was lost on the way.
+        What it uses counts once per rank of its group; `group_size` 0: as many as before.
         """
         now_ms = self._clock()
+        ranks = {"group_size": group_size} if group_size > 0 else {}
         async with self._database.transaction() as connection:
             job = await sql.lock_job(connection, ids.job_id_of(task_id))
             seen = await sql.read_task(connection, task_id)
@@ -59,6 +61,7 @@ class JobManager:
                 worker_id=worker_id,
                 claimed_at_ms=now_ms,
                 used_s=0.0,
+                **ranks,
             )
             if row is None and seen.is_leased and seen.worker_id == worker_id:
                 return Claim(seen.to_task(), seen)
@@ -91,7 +94,7 @@ class JobManager:
         shown = {"done": progress.done, "total": progress.total, "unit": progress.unit, "phase": progress.phase}
         async with self._database.transaction() as connection:
             job = await sql.lock_job(connection, ids.job_id_of(status.task_id))
-            changes: dict[str, Any] = {"used_s": status.used_s} | (shown if progress.phase else {})
+            changes: dict[str, Any] = {"used_s": sql.at_least_used(status.used_s)} | (shown if progress.phase else {})
             row = await sql.update_attempt(connection, status.task_id, status.attempt, **changes)
             if job is None or row is None:
                 seen = await sql.read_task(connection, status.task_id)
@@ -102,7 +105,10 @@ class JobManager:
             return Action.RUN, await attempts.record(connection, row, status.checkpoint, now_ms)
 
     async def report(self, report: Report) -> Ended:
-        """End an attempt as its executor says. The same report again is accepted again; an older attempt never is."""
+        """End an attempt as its executor says. The same report again is accepted again; an older attempt never is.
+
+        One whose job was cancelled or has expired is over already: what it has used since its last heartbeat is paid.
+        """
         async with self._database.transaction() as connection:
             job = await sql.lock_job(connection, ids.job_id_of(report.task_id))
             row = await sql.read_task(connection, report.task_id)
@@ -110,6 +116,8 @@ class JobManager:
                 return Ended(False, "")
             if not row.is_leased or row.attempt != report.attempt:
                 known = await sql.outcome_of(connection, report.task_id, report.attempt)
+                if row.state == TaskState.CANCELLED and row.attempt == report.attempt and row.worker_id is not None:
+                    row = await sql.charge_late(connection, row, report.used_s)
                 return Ended(known == report.outcome, row.state, row)
             return await attempts.end(connection, row, report, self._clock(), self._job_retention_ms)
 

@@ -21,7 +21,7 @@ MAX_TOLD = 10_000
 
 @dataclass(frozen=True)
 class QueuePosition:
-    """Tasks in front of a waiting job (-1: it does not wait) and seconds until it may be done (-1: unknown)."""
+    """Jobs in front of a waiting job (-1: it does not wait) and seconds until it may be done (-1: unknown)."""
 
     position: int = -1
     eta_s: float = NO_TIME_S
@@ -29,10 +29,11 @@ class QueuePosition:
 
 @dataclass(frozen=True)
 class _Line:
-    """A pool as it was played through: its waiting tasks by job."""
+    """A pool as it was played through: its waiting tasks by job, and how many jobs are in front of each."""
 
     at_ms: int
     tasks: Mapping[str, Sequence[tuple[str, Forecast]]]
+    positions: Mapping[str, int]
 
 
 class Positions:
@@ -64,20 +65,25 @@ class Positions:
         if line is not None and 0 <= now_ms - line.at_ms < FRESH_MS:
             return
         tasks: dict[str, list[tuple[str, Forecast]]] = {}
-        for task_id, found in forecast(await self._queue.line(pool, now_ms, MAX_NAMED)).items():
-            tasks.setdefault(ids.job_id_of(task_id), []).append((task_id, found))
-        self._lines[pool] = _Line(now_ms, tasks)
+        positions: dict[str, int] = {}
+        waiting = await self._queue.line(pool, now_ms, MAX_NAMED)
+        foreseen = await asyncio.to_thread(forecast, waiting)
+        for num_named, (task_id, found) in enumerate(foreseen.items()):
+            num_unnamed = found.position - num_named  # each taken for a job of its own
+            job_id = ids.job_id_of(task_id)
+            positions.setdefault(job_id, len(positions) + num_unnamed)
+            tasks.setdefault(job_id, []).append((task_id, found))
+        self._lines[pool] = _Line(now_ms, tasks, positions)
 
     def _of(self, pools: Collection[str], job_id: str) -> QueuePosition:
-        """Return where the first of its tasks stands, and when the last of them may be done."""
+        """Return how many jobs go before the first of its tasks, and when the last of them may be done."""
         answer = QueuePosition()
         for pool in pools:
             line = self._lines[pool]
             age_s = (self._clock() - line.at_ms) / 1000
+            position = line.positions.get(job_id, answer.position)
+            answer = replace(answer, position=position if answer.position < 0 else min(position, answer.position))
             for task_id, found in line.tasks.get(job_id, ()):
-                is_first = answer.position < 0 or found.position < answer.position
-                position = found.position if is_first else answer.position
-                answer = replace(answer, position=position)
                 if found.eta_s >= 0:
                     eta_s = max(0.0, found.eta_s - age_s)
                     answer = replace(answer, eta_s=max(answer.eta_s, eta_s))

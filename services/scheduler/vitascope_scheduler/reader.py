@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from vitascope_common import tables
 from vitascope_common.database import Database
-from vitascope_common.jobs import ACTIVE_JOB, TERMINAL_JOB, TaskState
+from vitascope_common.jobs import TaskState
 from vitascope_scheduler import statements as sql
 from vitascope_scheduler.tasks import EXECUTORS_OF_CELERY, TaskRow
 
@@ -125,7 +125,7 @@ class Reader:
         """Name jobs that are not over though their deadline has passed, the longest first."""
         statement = (
             sa.select(_JOBS.c.job_id)
-            .where(_JOBS.c.state.in_(ACTIVE_JOB), _JOBS.c.deadline_at_ms <= now_ms)
+            .where(_JOBS.c.finished_at_ms.is_(None), _JOBS.c.deadline_at_ms <= now_ms)
             .order_by(_JOBS.c.deadline_at_ms, _JOBS.c.job_id)
             .limit(limit)
         )
@@ -165,7 +165,7 @@ class Reader:
         place = sa.tuple_(_JOBS.c.finished_at_ms, _JOBS.c.job_id)
         statement = (
             sa.select(_JOBS.c.job_id, _JOBS.c.tenant_id, _JOBS.c.finished_at_ms, _JOBS.c.manifest_key)
-            .where(_JOBS.c.state.in_(TERMINAL_JOB), _JOBS.c.finished_at_ms <= finished_before_ms, condition)
+            .where(_JOBS.c.finished_at_ms <= finished_before_ms, condition)
             .where(place > sa.tuple_(*after))
             .order_by(_JOBS.c.finished_at_ms, _JOBS.c.job_id)
             .limit(limit)

@@ -1,7 +1,8 @@
 """Outbox relay: tells what SQL has committed, in order, at least once.
 
 A row is deleted after it was told, so a death in between tells it twice; whoever hears it ignores the second time.
-Topics do not wait for each other, and within "ready" Celery's rows do not hold up those of the queues.
+What fails for one job or pool holds up no other. Topics do not wait for each other, and within "ready" Celery's rows
+do not hold up those of the queues.
 """
 
 import asyncio
@@ -86,13 +87,15 @@ class Relay:
         if not rows or not await self._is_leader(topic):
             return True
         is_clean = True
+        stuck: set[str] = set()
         while rows:
-            told = await self._topics[topic](rows)
+            told = await self._topics[topic](rows, stuck)
             await self._reader.forget(told)
             metrics.RELAYED.labels(topic).inc(len(told))
-            is_clean = is_clean and len(told) == len(rows)
-            if topic == "event" and not is_clean:
-                return False  # the order of events is kept
+            left = [row for row in rows if row.outbox_id not in set(told)]
+            is_clean = is_clean and not left
+            if topic == "event" and any(row.job_id not in stuck for row in left):
+                return False  # their receiver is away
             if len(rows) < PAGE:
                 break
             rows = await self._reader.outbox(topic, rows[-1].outbox_id, PAGE)
@@ -104,9 +107,12 @@ class Relay:
         """Only one replica tells, so that events stay in order and Celery hears of a task once, as a rule."""
         return await self._events.lead(f"relay.{topic}", self._replica_id, LEAD_TTL_MS)
 
-    async def _tell_events(self, rows: list[OutboxRow]) -> list[int]:
+    async def _tell_events(self, rows: list[OutboxRow], stuck: set[str]) -> list[int]:
+        """Tell events in order; a job of which one cannot be told joins the `stuck` and waits with all later ones."""
         told: list[int] = []
         for row in rows:
+            if row.job_id in stuck:
+                continue
             try:
                 event = _event(row)
             except (KeyError, ValueError, TypeError):
@@ -116,14 +122,21 @@ class Relay:
             try:
                 await self._events.append_event(event)
             except UnavailableError as error:
-                log.warning("relay.unavailable", topic="event", error=error.message)
-                break
+                log.warning("relay.unavailable", topic="event", job=row.job_id, error=error.message)
+                if not await self._answers("event"):
+                    break
+                stuck.add(row.job_id)  # of this job alone, for all we know: the others are told
+                continue
+            except Exception:  # likewise
+                log.exception("relay.event_failed", outbox_id=row.outbox_id, job=row.job_id)
+                stuck.add(row.job_id)
+                continue
             told.append(row.outbox_id)
         return told
 
-    async def _tell_ready(self, rows: list[OutboxRow]) -> list[int]:
+    async def _tell_ready(self, rows: list[OutboxRow], _stuck: set[str]) -> list[int]:
         epochs: dict[str, str] = {}
-        away: set[bool] = set()  # which of the two ways does not work in this round
+        away: set[str] = set()  # pools that cannot be told in this round
         told: list[int] = []
         wanted = {row.outbox_id: str(row.payload.get("task_id", "")) for row in rows}
         tasks = await self._reader.tasks(sorted({*wanted.values()}))
@@ -132,7 +145,7 @@ class Relay:
             if task is None or task.state != "ready":
                 told.append(outbox_id)  # claimed, cancelled or told before
                 continue
-            if task.is_for_celery in away:
+            if task.pool in away:
                 continue
             try:
                 if task.pool not in epochs:
@@ -140,13 +153,34 @@ class Relay:
                 await self._dispatcher.hand_out(task, epochs[task.pool])
             except UnavailableError as error:
                 log.warning("relay.unavailable", topic="ready", pool=task.pool, error=error.message)
-                away.add(task.is_for_celery)
+                if task.is_for_celery or not await self._answers("ready"):
+                    away.add(task.pool)
+                continue
+            except Exception:  # of this task alone, for all we know: the others are told
+                log.exception("relay.task_failed", task=task_id, pool=task.pool)
                 continue
             told.append(outbox_id)
-        for pool in {task.pool for task in tasks.values() if not task.is_for_celery}:
-            if False not in away:
-                await self._dispatcher.fill(pool)
+        for pool in sorted({task.pool for task in tasks.values() if not task.is_for_celery}):
+            if pool not in away:
+                await self._fill(pool)
         return told
+
+    async def _fill(self, pool: str) -> None:
+        """Give free slots away; what was told stays told when that fails, and the tick does it too."""
+        try:
+            await self._dispatcher.fill(pool)
+        except UnavailableError as error:
+            log.warning("relay.unavailable", topic="ready", pool=pool, error=error.message)
+        except Exception:
+            metrics.FAILURES.labels("relay.ready").inc()
+            log.exception("relay.fill_failed", pool=pool)
+
+    async def _answers(self, topic: str) -> bool:
+        """Tell whether Redis is there at all: then what failed is a fault with what it was told."""
+        try:
+            return await self._is_leader(topic)
+        except UnavailableError:
+            return False
 
 
 def _event(row: OutboxRow) -> Event:

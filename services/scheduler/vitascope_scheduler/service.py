@@ -81,16 +81,16 @@ class Scheduler:
             return await self._positions.of(frozenset(self._dispatcher.pools), job_ids)
 
     async def register(self, worker: Worker) -> None:
-        """Enter a worker and give it work. Raises UnavailableError: it asks again."""
-        self._dispatcher.pools.add(worker.pool)
+        """Enter a worker and give it work, unless it is drained. Raises UnavailableError: it asks again."""
         async with in_time():
+            await self._dispatcher.apply_drains(worker.pool)  # a Redis that has lost them would give it work
             await self._queue.register(worker, self._clock(), self.timing.lease_ttl_ms)
             log.info("worker.registered", worker=worker.worker_id, pool=worker.pool, slots=worker.num_slots)
             await self._dispatcher.fill_worker(worker.pool, worker.worker_id)
 
-    async def claim(self, task_id: str, worker_id: str) -> Claim:
-        """Begin an attempt, or say why not."""
-        claim = await self._manager.claim(task_id, worker_id)
+    async def claim(self, task_id: str, worker_id: str, group_size: int = 0) -> Claim:
+        """Begin an attempt, or say why not; of so many ranks, 0: as many as its card says."""
+        claim = await self._manager.claim(task_id, worker_id, group_size)
         metrics.CLAIMS.labels("granted" if claim.task else claim.reason).inc()
         self._relay.wake()
         if claim.task is not None and claim.row is not None:

@@ -20,6 +20,10 @@ class SchedulerSettings(UsesDatabase, UsesRedis, UsesBroker, UsesObjectStore):
     """How often executors are asked to call Heartbeat."""
     tick_ms: int = Field(default=1_000, ge=10)
     """Period of dispatch and reaper; the reconciler runs every second one."""
+    preempt_after_ms: int = Field(default=1_000, ge=0)
+    """How long urgent work waits before patient work is asked to make way."""
+    preempt_min_run_ms: int = Field(default=30_000, ge=0)
+    """How long patient work runs, since it was last resumed, before it may be asked to make way."""
     work_retention_s: int = Field(default=24 * 3600, ge=0)
     """How long checkpoints and intermediate files of a finished job are kept, and jobs that their tenant deleted."""
     job_retention_s: int = Field(default=30 * 24 * 3600, ge=0)

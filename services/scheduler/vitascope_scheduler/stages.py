@@ -48,8 +48,9 @@ async def finish(
 async def promote(connection: AsyncConnection, job_id: str, now_ms: int) -> None:
     """Make ready what needs nothing any more, by shard, while fewer than MAX_READY_SHARDS tasks of the job are.
 
-    Called whenever a place becomes free (a task was claimed) or a task comes to need nothing. A task that comes back
-    may be one more than the limit; then nothing is made ready until claims have brought the number below it again.
+    Called whenever a place becomes free (a task was claimed) or a task comes to need nothing. Tasks that come back are
+    ready on top of the limit, as many as were running; then nothing more is made ready until claims have brought the
+    number below it again.
     """
     for waiting in await sql.next_waiting(connection, job_id, MAX_READY_SHARDS):
         has_place = sql.num_ready(job_id) < MAX_READY_SHARDS

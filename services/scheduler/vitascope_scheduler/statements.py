@@ -97,6 +97,11 @@ async def update_attempt(connection: AsyncConnection, task_id: str, attempt: int
     return await read_task(connection, task_id)
 
 
+def at_least_used(used_s: float) -> sa.ColumnElement[float]:
+    """Return what an attempt has used, as the value of an UPDATE: calls overtake each other, and it never shrinks."""
+    return sa.case((_TASKS.c.used_s < used_s, sa.literal(used_s, sa.Float)), else_=_TASKS.c.used_s)
+
+
 async def cancel_open_tasks(connection: AsyncConnection, job_id: str, now_ms: int) -> list[TaskRow]:
     """Cancel every task of a job that is not over; those that were leased still name their worker."""
     statement = (
@@ -182,6 +187,18 @@ async def charge_ledger(
             created_at_ms=now_ms,
         )
     )
+
+
+async def charge_late(connection: AsyncConnection, row: TaskRow, used_s: float) -> TaskRow:
+    """Raise what the last attempt of a task that was cancelled under it has used, in its ledger row as well."""
+    if used_s <= row.used_s:
+        return row
+    ledger = tables.ledger
+    is_task = sa.and_(_TASKS.c.task_id == row.task_id, _TASKS.c.attempt == row.attempt)
+    is_charge = sa.and_(ledger.c.task_id == row.task_id, ledger.c.attempt == row.attempt)
+    await connection.execute(sa.update(_TASKS).where(is_task).values(used_s=used_s))
+    await connection.execute(sa.update(ledger).where(is_charge).values(used_s=used_s * row.group_size))
+    return replace(row, used_s=used_s)
 
 
 async def outcome_of(connection: AsyncConnection, task_id: str, attempt: int) -> str | None:

@@ -19,6 +19,7 @@ from vitascope_scheduler.worker import Worker
 
 MAX_MESSAGE_CHARS = 500
 MAX_SLOTS = 1024
+MAX_RANKS = 1024
 MAX_JOB_IDS = 1000
 _NAME = re.compile(r"[A-Za-z0-9._@:+-]{1,200}")
 
@@ -77,6 +78,11 @@ def worker_from_proto(message: scheduler_pb2.RegisterRequest) -> Worker:
 def register_answer(timing: Timing) -> scheduler_pb2.RegisterResponse:
     """Answer a registration."""
     return scheduler_pb2.RegisterResponse(lease_ttl_ms=timing.lease_ttl_ms, heartbeat_ms=timing.heartbeat_ms)
+
+
+def group_size(message: scheduler_pb2.ClaimRequest) -> int:
+    """Return how many ranks will work on it; 0: it is not said."""
+    return min(MAX_RANKS, max(0, message.group_size))
 
 
 def claim_answer(claim: Claim, timing: Timing) -> scheduler_pb2.ClaimResponse:

@@ -1,4 +1,4 @@
-"""Real servers for tests and for the embedded profile: free ports on loopback, gone with their block."""
+"""Real servers for tests: free ports on loopback, gone with their block."""
 
 from vitascope_common.testing.postgres import postgres_server
 from vitascope_common.testing.processes import free_port, is_alive

@@ -273,12 +273,14 @@ class RegisterResponse(_message.Message):
     def __init__(self, lease_ttl_ms: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ...) -> None: ...
 
 class ClaimRequest(_message.Message):
-    __slots__ = ("task_id", "worker_id")
+    __slots__ = ("task_id", "worker_id", "group_size")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     worker_id: str
-    def __init__(self, task_id: _Optional[str] = ..., worker_id: _Optional[str] = ...) -> None: ...
+    group_size: int
+    def __init__(self, task_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., group_size: _Optional[int] = ...) -> None: ...
 
 class ClaimResponse(_message.Message):
     __slots__ = ("granted", "reason", "task", "lease_ttl_ms", "heartbeat_ms")

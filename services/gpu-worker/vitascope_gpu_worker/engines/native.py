@@ -1,7 +1,6 @@
 """The native engine: our own diffusion transformer, VAE and flow-matching samplers from `vitascope_models`."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,8 +10,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from vitascope_common.errors import CorruptObjectError, InvalidModelError, InvalidRequestError
 from vitascope_common.jobs import GenerateParams
 from vitascope_common.registry import ModelCard
+from vitascope_gpu_worker.device import device_errors
 from vitascope_gpu_worker.engine import Run
-from vitascope_gpu_worker.errors import DeviceError, OutOfMemoryError
 from vitascope_models.dit import DiT
 from vitascope_models.load import load_dit, load_vae
 from vitascope_models.sampling import FlowSampler, VelocityFn, guided, initial_noise
@@ -28,7 +27,7 @@ def load(card: ModelCard, folder: Path, device: torch.device, mesh: DeviceMesh |
         GroupError: no memory, or the device failed.
     """
     described = card.model_dump(mode="python")
-    with _device_errors():
+    with device_errors():
         dit = load_dit(folder, described)
         if mesh is not None:
             from vitascope_models.parallel import shard_dit  # two seconds of imports that one rank does not need
@@ -55,7 +54,7 @@ class NativeEngine:
             sampler = FlowSampler(params.num_inference_steps, params.shift, params.solver)
         except ValueError as error:
             raise InvalidRequestError(f"Model {params.model} cannot generate this: {error}") from error
-        with _device_errors():
+        with device_errors():
             cond, uncond = (self._conditioning(conditioning, side) for side in ("cond", "uncond"))
             noise_BCTHW, generator = initial_noise((1, *shape), params.seed)
             velocity = guided(self._dit, cond, uncond, params.guidance_scale)
@@ -65,7 +64,7 @@ class NativeEngine:
         """Take the next step; see `Engine`."""
         context: tuple[FlowSampler, VelocityFn] = run.context
         sampler, velocity = context
-        with _device_errors(), torch.inference_mode():
+        with device_errors(), torch.inference_mode():
             run.latents_BCTHW = sampler.step(velocity, run.latents_BCTHW, run.step)
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)  # a step that is reported has been taken
@@ -73,13 +72,13 @@ class NativeEngine:
 
     def decode(self, run: Run) -> Iterator[Tensor]:
         """Yield the frames; see `Engine`."""
-        frames = self._vae.decode_stream(run.latents_BCTHW)
+        frames = (part_THWC.cpu() for part_THWC in self._vae.decode_stream(run.latents_BCTHW))
         while True:
-            with _device_errors():
+            with device_errors():
                 frames_THWC = next(frames, None)
             if frames_THWC is None:
                 return
-            yield frames_THWC.cpu()
+            yield frames_THWC
 
     def _conditioning(self, tensors: Mapping[str, Tensor], side: str) -> Conditioning:
         try:
@@ -91,18 +90,3 @@ class NativeEngine:
             mask.to(self._device, torch.bool),
             pooled.to(self._device, torch.float32),
         )
-
-
-@contextmanager
-def _device_errors() -> Iterator[None]:
-    """Translate torch's ways of saying that memory is exhausted or the device has failed."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemoryError() from error
-    except torch.AcceleratorError as error:
-        raise DeviceError(f"The device failed: {str(error).splitlines()[0][:200]}") from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):  # the CPU allocator
-            raise OutOfMemoryError() from error
-        raise

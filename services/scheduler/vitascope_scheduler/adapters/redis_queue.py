@@ -4,6 +4,7 @@ Everything here is a cache of SQL and may be lost. All calls raise UnavailableEr
 be repeated.
 """
 
+import functools
 import json
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ CLASS_WEIGHTS: Mapping[str, float] = {"realtime": 8, "standard": 4, "batch": 1}
 DEFAULT_CLASS = "standard"
 URGENT_CLASS, PATIENT_CLASS = "realtime", "batch"  # who is made way for, and who makes way
 MAX_VIEWED = 1000  # flows of a class, workers and leases that a view shows
+MAX_FLOWS = 1000  # that a forecast plays through one by one
 MIN_COST_S = 0.001  # a task is never free, else its flow would win every pick
 
 _POOL_SCRIPTS = (
@@ -78,6 +80,7 @@ class RedisQueue:
     async def enqueue(self, row: TaskRow, now_ms: int, traceparent: str) -> Dispatched | str:
         """Let a ready task wait, or come back: "queued", "returned", or "known" when there was nothing to do.
 
+        "unclaimed" is one that comes back because nobody has claimed it in time.
         A task that came back after it was asked to make way answers with the one that got its slot.
         """
         answer = await self._run(
@@ -194,7 +197,7 @@ class RedisQueue:
 
     async def line(self, pool: str, now_ms: int, limit: int) -> Line:
         """Return what a forecast of a pool needs, `limit` waiting tasks by name at most."""
-        return redis_views.line(await self._run("line", pool, now_ms, limit))
+        return redis_views.line(await self._run("line", pool, now_ms, limit, MAX_FLOWS))
 
     async def idle_workers(self, pool: str, now_ms: int) -> list[str]:
         """Name the workers with a free slot; forget those whose registration has expired."""
@@ -222,11 +225,17 @@ class RedisQueue:
             scores = await self._redis.zmscore(keys.leases(pool), list(task_ids))
         return [task_id for task_id, score in zip(task_ids, scores, strict=True) if score is None]
 
+    async def has_lease(self, pool: str, task_id: str, now_ms: int) -> bool:
+        """Tell whether a task has a lease that has not run out."""
+        async with _translated():
+            until_ms = await self._redis.zscore(keys.leases(pool), task_id)
+        return until_ms is not None and until_ms > now_ms
+
     async def unknown(self, pool: str, task_ids: Sequence[str]) -> list[str]:
         """Return those of the tasks that Redis knows nothing of."""
         async with _translated(), self._redis.pipeline(transaction=False) as pipeline:
             for task_id in task_ids:
-                pipeline.exists(keys.queued_task(pool, task_id))
+                pipeline.hexists(keys.queued_task(pool, task_id), "tenant")
             found = await pipeline.execute()
         return [task_id for task_id, is_known in zip(task_ids, found, strict=True) if not is_known]
 
@@ -247,7 +256,8 @@ class RedisQueue:
     async def backlog_s(self, pool: str) -> float:
         """Sum the costs of what waits: GPU-seconds."""
         async with _translated():
-            return int(await self._redis.hget(keys.classes(pool), "backlog_ms") or 0) / 1000
+            found = [await self._redis.hget(keys.flows(pool, name), "backlog_ms") for name in CLASS_WEIGHTS]
+        return sum(int(one or 0) for one in found) / 1000
 
     async def append_event(self, event: Event) -> None:
         """Append a state event; one that is not newer is dropped there, so this may be repeated."""
@@ -265,7 +275,8 @@ class RedisQueue:
             return bool(await self._lead(keys=[keys.scheduler_leader(duty)], args=[replica_id, ttl_ms]))
 
 
-def _pool_keys(pool: str) -> list[str]:
+@functools.lru_cache(maxsize=256)
+def _pool_keys(pool: str) -> tuple[bytes, ...]:
     """List the keys as `sfq.lua` numbers them; those that end in an empty name are prefixes."""
     found = [keys.classes(pool), keys.class_heads(pool), keys.in_flight(pool), keys.leases(pool), keys.idle(pool)]
     found += [keys.workers(pool), keys.drains(pool), keys.served(pool)]
@@ -273,7 +284,7 @@ def _pool_keys(pool: str) -> list[str]:
     for name in CLASS_WEIGHTS:
         found += [keys.flows(pool, name), keys.flow_heads(pool, name)]
         found += [keys.backlogs(pool, name), keys.flow_queue(pool, name, "")]
-    return found
+    return tuple(one.encode() for one in found)
 
 
 def _class(row: TaskRow) -> str:

@@ -12,12 +12,15 @@ for i = 7, #ARGV do
 end
 if is_draining then num_withheld = slots end
 for _, task in ipairs(redis.call('SMEMBERS', HELD .. worker)) do
-  local is_stopping = redis.call('HGET', TASK .. task, 'state') == 'stopping'
+  local state = redis.call('HGET', TASK .. task, 'state')
+  local is_stopping = state == 'stopping'
   if listed[task] then
     if is_stopping then redis.call('ZADD', LEASES, 'XX', exact(now_ms + tonumber(ttl_ms)), task) end
   elseif is_stopping or is_draining then
     if is_draining then redis.call('ZADD', LEASES, 'XX', exact(now_ms), task) end
     let_go[#let_go + 1] = task
+  elseif not state then
+    redis.call('SREM', HELD .. worker, task)  -- nobody knows of it any more
   end
 end
 local expires = exact(now_ms + tonumber(ttl_ms))

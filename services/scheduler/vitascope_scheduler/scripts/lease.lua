@@ -12,6 +12,7 @@ if t and t.attempt >= attempt then return 'stale' end
 if not t then
   local class, tenant = class_of[ARGV[8]], ARGV[7]
   set_flow(class, tenant, ARGV[9], ARGV[10])
+  redis.call('DEL', TASK .. task)
   redis.call('HSET', TASK .. task, 'tenant', tenant, 'class', class.name, 'arrival', arrival_of(ARGV[12]),
     'cost', ARGV[11], 'prepaid', '1')
   count(class, tenant, 0, 1)

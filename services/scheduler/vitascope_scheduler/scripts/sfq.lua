@@ -12,12 +12,13 @@
 --
 -- A member of a queue or of flow_heads is ARRIVAL:ID with an arrival of fixed width: equal scores keep arrival order.
 -- A task is "waiting", "handed_over", "claimed", "yielding" (asked to make way for the task `yields_to`, whose `victim`
--- it is) or "stopping". Sums of costs are whole GPU-milliseconds, so that what is added is taken off again exactly.
+-- it is) or "stopping"; of one that has ended only `ended` is left, for a while. Sums of costs are whole
+-- GPU-milliseconds, so that what is added is taken off again exactly.
 
 local CLASSES, CLASS_HEADS, IN_FLIGHT, LEASES, IDLE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local WORKERS, DRAINS, SERVED = KEYS[6], KEYS[7], KEYS[8]
 local TASK, WORKER, HELD, INBOX = KEYS[9], KEYS[10], KEYS[11], KEYS[12]
-local ARRIVAL_CHARS = 28
+local ARRIVAL_CHARS, TOMBSTONE_MS = 28, 60000
 local now_ms = tonumber(ARGV[1])
 local class_list, class_of = {}, {}
 for i, entry in ipairs(cjson.decode(ARGV[2])) do
@@ -62,7 +63,8 @@ end
 
 -- Let a node stand among its siblings' heads, or take it away.
 local function seat(key, heads, name, member, weight, account)
-  local seated = redis.call('HGET', key, 'head:' .. name)
+  local n = redis.call('HMGET', key, 'head:' .. name, 'floor:' .. name, 'v', 'F:' .. name)
+  local seated, floor, finish = n[1], n[2] or n[3] or '0', n[4] or '0'
   if seated and seated ~= member then redis.call('ZREM', heads, seated) end
   if not member then
     if seated then
@@ -72,11 +74,11 @@ local function seat(key, heads, name, member, weight, account)
     return
   end
   if not seated then
-    redis.call('HSET', key, 'head:' .. name, member, 'floor:' .. name, redis.call('HGET', key, 'v') or '0')
+    redis.call('HSET', key, 'head:' .. name, member, 'floor:' .. name, floor)
   elseif seated ~= member then
     redis.call('HSET', key, 'head:' .. name, member)
   end
-  redis.call('ZADD', heads, exact(start_tag(key, name)), member)
+  redis.call('ZADD', heads, exact(math.max(tonumber(floor), tonumber(finish))), member)
 end
 
 local function is_below_cap(tenant)
@@ -134,6 +136,11 @@ local function set_flow(class, tenant, weight, cap)
   return true
 end
 
+local function count_served(class, tenant, amount_ms)
+  redis.call('HINCRBY', SERVED, 'served:' .. class.name, amount_ms)
+  redis.call('HINCRBY', SERVED, 'served:' .. class.name .. ':' .. tenant, amount_ms)
+end
+
 -- Charge a task to its flow and its class and remember the terms. When it is its turn, the virtual times are its tags.
 local function charge(t, is_its_turn)
   local class, weight = t.class, number(t.class.flows, 'weight:' .. t.tenant)
@@ -144,15 +151,15 @@ local function charge(t, is_its_turn)
   redis.call('HSET', CLASSES, 'F:' .. class.name, exact(class_start + t.cost / class.weight), 'v', exact(class_v))
   redis.call('HSET', TASK .. t.id, 'charged', exact(t.cost), 'weight', exact(weight), 'class_weight',
     exact(class.weight), 'start', exact(start))
-  redis.call('HINCRBY', SERVED, 'served:' .. class.name .. ':' .. t.tenant, milliseconds(t.cost))
+  count_served(class, t.tenant, milliseconds(t.cost))
 end
 
--- What Redis knows of a task, or nil.
+-- What Redis knows of a task; or nil, and of one that has ended after how many attempts.
 local function read(task)
   local t = redis.call('HMGET', TASK .. task, 'tenant', 'class', 'state', 'attempt', 'arrival', 'cost', 'charged',
     'weight', 'class_weight', 'worker', 'prepaid', 'since_ms', 'yields_to', 'victim', 'yield_ttl_ms',
-    'traceparent')
-  if not t[1] then return nil end
+    'traceparent', 'ended')
+  if not t[1] then return nil, t[17] end
   return {
     id = task, tenant = t[1], class = class_of[t[2]], state = t[3], attempt = tonumber(t[4]), arrival = t[5],
     cost = tonumber(t[6] or '0'), charged = tonumber(t[7] or '0'), weight = tonumber(t[8] or '1'),
@@ -164,10 +171,11 @@ end
 
 -- Give `amount` of what was charged back to flow and class (negative: charge more).
 local function refund(t, amount)
+  if amount == 0 then return end
   local class = t.class
   redis.call('HSET', class.flows, 'F:' .. t.tenant, exact(number(class.flows, 'F:' .. t.tenant) - amount / t.weight))
   redis.call('HSET', CLASSES, 'F:' .. class.name, exact(number(CLASSES, 'F:' .. class.name) - amount / t.class_weight))
-  redis.call('HINCRBY', SERVED, 'served:' .. class.name .. ':' .. t.tenant, milliseconds(-amount))
+  count_served(class, t.tenant, milliseconds(-amount))
 end
 
 -- Slots of a worker that may be given away, and when its registration expires.
@@ -204,20 +212,32 @@ local function take_slot_back(t)
   update_idle(t.worker)
 end
 
--- A task need not make way any more.
+-- A task need not make way any more. Returns whether it was about to.
 local function unmark(task)
   local found = redis.call('HMGET', TASK .. task, 'state', 'yields_to')
-  if not found[2] then return end
+  if not found[2] then return false end
   redis.call('HDEL', TASK .. task, 'yields_to', 'yield_ttl_ms')
   redis.call('HDEL', TASK .. found[2], 'victim')
-  if found[1] == 'yielding' then redis.call('HSET', TASK .. task, 'state', 'claimed') end
+  if found[1] ~= 'yielding' then return false end
+  redis.call('HSET', TASK .. task, 'state', 'claimed')
+  return true
 end
 
+-- Whoever was asked to make way for a task that has left the line may go on, unless its worker is drained.
+local function call_off(victim)
+  if not unmark(victim) then return end
+  local t = read(victim)
+  if redis.call('HGET', WORKER .. t.worker, 'drained') ~= '1' then tell(t, 'run') end
+end
+
+-- Let a task wait. Returns whether it is the first of its line.
 local function wait_in_line(t, priority)
-  redis.call('ZADD', t.class.queue .. t.tenant, priority, t.arrival .. ':' .. t.id)
+  local line, member = t.class.queue .. t.tenant, t.arrival .. ':' .. t.id
+  redis.call('ZADD', line, priority, member)
   redis.call('ZINCRBY', t.class.backlogs, milliseconds(t.cost), t.tenant)
-  redis.call('HINCRBY', CLASSES, 'backlog_ms', milliseconds(t.cost))
+  redis.call('HINCRBY', t.class.flows, 'backlog_ms', milliseconds(t.cost))
   count(t.class, t.tenant, 1, 0)
+  return redis.call('ZRANK', line, member) == 0
 end
 
 local function leave_line(t)
@@ -225,9 +245,9 @@ local function leave_line(t)
   if tonumber(redis.call('ZINCRBY', t.class.backlogs, milliseconds(-t.cost), t.tenant)) <= 0 then
     redis.call('ZREM', t.class.backlogs, t.tenant)
   end
-  redis.call('HINCRBY', CLASSES, 'backlog_ms', milliseconds(-t.cost))
+  redis.call('HINCRBY', t.class.flows, 'backlog_ms', milliseconds(-t.cost))
   count(t.class, t.tenant, -1, 0)
-  if t.victim then unmark(t.victim) end
+  if t.victim then call_off(t.victim) end
 end
 
 -- End the flight of a task: the flow has paid all of it but `left`, the slot is free. What is prepaid moves no tag.
@@ -237,6 +257,13 @@ local function land(t, left)
   take_slot_back(t)
   count(t.class, t.tenant, 0, -1)
   if t.yields_to then unmark(t.id) end
+end
+
+-- A task is over after `ended` attempts: what was read of it before cannot make it wait again.
+local function bury(task, ended)
+  redis.call('DEL', TASK .. task)
+  redis.call('HSET', TASK .. task, 'ended', ended)
+  redis.call('PEXPIRE', TASK .. task, TOMBSTONE_MS)
 end
 
 -- The task whose turn it is, or nil: the least start tag on each level, ties by arrival.

@@ -5,7 +5,7 @@ local t = read(ARGV[3])
 if not t then return 'unknown' end
 if t.state == 'waiting' then
   leave_line(t)
-  redis.call('DEL', TASK .. t.id)
+  bury(t.id, tonumber(ARGV[4]) + 1)
   refresh(t.tenant, t.class)
   rest(t.class)
   return 'gone'

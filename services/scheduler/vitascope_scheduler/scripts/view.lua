@@ -2,7 +2,7 @@
 -- ARGV: 3 limit. Returns [[v, is_draining, num_waiting, num_in_flight, backlog_ms], classes, workers, leases] as the
 -- tables below say, in JSON, where an empty list is {} and numbers with a fraction are strings.
 local limit = tonumber(ARGV[3])
-local pool = redis.call('HMGET', CLASSES, 'v', 'num_waiting', 'num_in_flight', 'backlog_ms')
+local pool = redis.call('HMGET', CLASSES, 'v', 'num_waiting', 'num_in_flight')
 
 local leases, num_in_flight = {}, {}
 local found = redis.call('ZRANGE', LEASES, 0, -1, 'WITHSCORES')
@@ -25,9 +25,8 @@ for i = 1, #found, 2 do
   end
 end
 
-local served = {}
-found = redis.call('HGETALL', SERVED)
-for i = 1, #found, 2 do served[found[i]] = found[i + 1] end
+-- Flows that were served, and what was due to them: all of them in a small pool, some in a large one.
+local was_served = redis.call('HSCAN', SERVED, 0, 'COUNT', 4 * limit)[2]
 
 -- Tenants of a class: those with the most that waits, then those in flight, then those that were served.
 local function tenants_of(class)
@@ -43,15 +42,15 @@ local function tenants_of(class)
     if string.sub(flow, 1, #prefix) == prefix then list(string.sub(flow, #prefix + 1)) end
   end
   prefix = 'served:' .. prefix
-  for field in pairs(served) do
-    if string.sub(field, 1, #prefix) == prefix then list(string.sub(field, #prefix + 1)) end
+  for i = 1, #was_served, 2 do
+    if string.sub(was_served[i], 1, #prefix) == prefix then list(string.sub(was_served[i], #prefix + 1)) end
   end
   return tenants
 end
 
 -- What is due to a node in all: what was written down when it left its seat, and what has come since.
 local function due(key, name, weight, account)
-  local due_s = tonumber(served['entitled:' .. account] or '0')
+  local due_s = number(SERVED, 'entitled:' .. account)
   if redis.call('HEXISTS', key, 'head:' .. name) == 1 then due_s = due_s + entitled(key, name, weight) end
   return exact(due_s)
 end
@@ -61,24 +60,21 @@ local function flow_of(class, tenant)
   return {
     tenant, exact(weight), number(IN_FLIGHT, 'cap:' .. tenant), exact(start_tag(class.flows, tenant)),
     redis.call('ZCARD', class.queue .. tenant), num_in_flight[account] or 0,
-    redis.call('ZSCORE', class.backlogs, tenant) or '0', served['served:' .. account] or '0',
-    due(class.flows, tenant, weight, account)
+    redis.call('ZSCORE', class.backlogs, tenant) or '0',
+    redis.call('HGET', SERVED, 'served:' .. account) or '0', due(class.flows, tenant, weight, account)
   }
 end
 
-local classes = {}
+local classes, backlog_ms = {}, 0
 for i, class in ipairs(class_list) do
-  local flows, backlog_ms, served_ms, prefix = {}, 0, 0, 'served:' .. class.name .. ':'
+  local flows = {}
   for j, tenant in ipairs(tenants_of(class)) do flows[j] = flow_of(class, tenant) end
-  local backlogs = redis.call('ZRANGE', class.backlogs, 0, -1, 'WITHSCORES')
-  for j = 2, #backlogs, 2 do backlog_ms = backlog_ms + tonumber(backlogs[j]) end
-  for field, amount_ms in pairs(served) do
-    if string.sub(field, 1, #prefix) == prefix then served_ms = served_ms + tonumber(amount_ms) end
-  end
-  local n = redis.call('HMGET', class.flows, 'v', 'num_waiting', 'num_in_flight')
+  local n = redis.call('HMGET', class.flows, 'v', 'num_waiting', 'num_in_flight', 'backlog_ms')
+  backlog_ms = backlog_ms + tonumber(n[4] or '0')
   classes[i] = {
     class.name, exact(class.weight), n[1] or '0', exact(start_tag(CLASSES, class.name)), n[2] or '0', n[3] or '0',
-    exact(backlog_ms), exact(served_ms), due(CLASSES, class.name, class.weight, class.name), flows
+    n[4] or '0', redis.call('HGET', SERVED, 'served:' .. class.name) or '0',
+    due(CLASSES, class.name, class.weight, class.name), flows
   }
 end
 
@@ -97,5 +93,5 @@ for _, worker in ipairs(found) do
 end
 
 local is_draining = redis.call('SISMEMBER', DRAINS, '')
-local sums = {pool[1] or '0', is_draining, pool[2] or '0', pool[3] or '0', pool[4] or '0'}
+local sums = {pool[1] or '0', is_draining, pool[2] or '0', pool[3] or '0', exact(backlog_ms)}
 return cjson.encode({sums, classes, workers, leases})
