@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -14,6 +16,8 @@ from tests.simulation.process import Process
 
 from vitascope_common.database import Database
 from vitascope_common.errors import UnavailableError
+
+_committer: ContextVar[Process | None] = ContextVar("committer", default=None)
 
 
 class SimulatedRedis(Redis):
@@ -67,11 +71,14 @@ class SimulatedDatabase(Database):
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         process = self._process
         fate = await process.before("sql", _away)
-        async with super().transaction() as connection:
-            yield connection
-            if fate.crashes_inside:
-                process.crash()
-        process.world.committed(process)
+        token = _committer.set(process)
+        try:
+            async with super().transaction() as connection:
+                yield connection
+                if fate.crashes_inside:
+                    process.crash()
+        finally:
+            _committer.reset(token)
         await process.after(fate, _away)
 
     @asynccontextmanager
@@ -87,12 +94,19 @@ def _away(message: str) -> Exception:
 
 
 class _Inline:
-    """aiosqlite's queue of work for its thread, done at once instead."""
+    """aiosqlite's queue of work for its thread, done at once instead; a commit is looked at before anything follows.
+
+    After it, SQLAlchemy gives its connection back in a task of its own, in which a paused process may be caught.
+    """
 
     def put_nowait(self, item: tuple[Any, Callable[[], Any]]) -> None:
         future, function = item
+        process = _committer.get()
+        is_commit = isinstance(function, partial) and getattr(function.func, "__name__", "") == "commit"
         try:
             result = function()
+            if process is not None and is_commit:
+                process.world.committed(process)
         except BaseException as error:
             if future is not None:
                 future.set_exception(error)

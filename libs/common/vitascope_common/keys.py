@@ -105,7 +105,7 @@ def flow_queue(pool: str, class_name: str, tenant_id: str) -> str:
 
 
 def queued_task(pool: str, task: str) -> str:
-    """HASH {state, class, cost, charged, weights, worker}; owner: the scheduler; settled: {ended}, expires in a minute."""
+    """HASH {state, class, cost, charged, weights, worker}; owner: the scheduler; {ended}, expiring, once settled."""
     return f"task:{{{pool}}}:{task}"
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from dataclasses import replace
 
 import prometheus_client
@@ -389,9 +390,12 @@ def test_the_wait_is_bounded(rig, monkeypatch):
     monkeypatch.setattr(service, "WAIT_S", 0.2)
     worker, task = rig.worker(), rig.task()
     rig.prompts.is_away = True
+    begun_s = time.monotonic()
     worker.run(task)
+    took_s = time.monotonic() - begun_s
     report = rig.scheduler.report_of(task.task_id, 1)
     assert (report.error_code, report.is_retryable) == ("unavailable", True)
+    assert report.used_s < took_s - 0.25  # it paused for 0.1 and 0.2 s, which nobody pays
 
 
 @pytest.mark.parametrize("action", [Action.STOP, Action.YIELD])

@@ -443,6 +443,8 @@ class Generate:
     ) -> T:
         """Call, and again while something is away, for `WAIT_S` in all; `check` (`_check_early`) may end it.
 
+        Time that is spent waiting is no time used: no tenant pays for an outage.
+
         Raises:
             UnavailableError: it stayed away; another attempt may succeed.
         """
@@ -450,17 +452,20 @@ class Generate:
         begun_s, num_failures = time.monotonic(), 0
         while True:
             check(held)
+            tried_s = time.monotonic()
             try:
                 return call()
             except (UnavailableError, DeadlineError) as error:
+                self._begun_s += time.monotonic() - tried_s
                 if time.monotonic() - begun_s >= WAIT_S:
                     raise
                 if not num_failures:
                     log.warning("task.waits", task=held.task.task_id, what=what, code=error.code, error=error.message)
             until_s = time.monotonic() + BACKOFF_S[min(num_failures, len(BACKOFF_S) - 1)]
-            while time.monotonic() < until_s:
+            while (now_s := time.monotonic()) < until_s:
                 check(held)
                 time.sleep(PAUSE_S)
+                self._begun_s += time.monotonic() - now_s
             num_failures += 1
 
 
