@@ -57,14 +57,15 @@ def test_a_zombie_is_refused_and_stops(chaos: Stack, second: Worker) -> None:
     assert seen[-1].type == "completed"
     assert is_back
 
-    # The step that it was frozen in, one until the scheduler has answered, and the one it stops within.
+    # The step that it was frozen in, those (of some 50 ms) until the scheduler has answered over a connection that may
+    # have to be made anew, and the one it stops within: far fewer than were left.
     drops = lambda: chaos.service_log("gpu-worker") + second.log  # noqa: E731
     wait_for("the zombie to drop its work", lambda: f"{video_id}.generate.0" in _dropped(drops()))
     resumed_at = [event.type for event in seen].index("resumed")
     said = max(event.data["step"] for event in seen[:resumed_at] if event.type == "progress")
     taken = num_steps(metrics[zombie]()) - steps_before[zombie]
     assert said >= 20
-    assert taken <= said + 3
+    assert taken <= said + 12
 
     # Checkpoints, events, reports and ledger are those of the second attempt alone.
     assert_done_once(chaos, video_id, twin)

@@ -87,7 +87,8 @@ def test_content_redirects_to_delivery_which_serves_ranges(stack: Stack, finishe
     whole = httpx.get(url)
     part = httpx.get(url, headers={"Range": "bytes=100-199"})
     assert (part.status_code, part.content) == (206, whole.content[100:200])
-    assert httpx.get(url.replace(finished, finished[:-1] + "0")).status_code in (401, 403)
+    another = finished[:-1] + ("1" if finished.endswith("0") else "0")
+    assert httpx.get(url.replace(finished, another)).status_code in (401, 403)
 
 
 def test_the_same_seed_makes_the_same_video(stack: Stack, finished: str) -> None:

@@ -184,7 +184,12 @@ class RedisRules:
             was_flying = old is not None and old["state"] != WAITING
             is_flying = new is not None and new["state"] != WAITING
             one = new or old or {}
-            if was_flying and not is_flying:
+            ran_unseen = (
+                old is not None
+                and old["state"] == WAITING
+                and (new is None or int(new["attempt"]) > int(old["attempt"]))
+            )
+            if (was_flying or ran_unseen) and not is_flying:
                 landed[one["class"], one["tenant"]].append(task_id)
             elif is_flying and not was_flying:
                 charged[one["class"], one["tenant"]].append(task_id)
@@ -209,7 +214,8 @@ class RedisRules:
                 after.served.get(served),
             )
             if old_tag is not None and new_tag is not None:
-                weight = float(before.tasks[task_ids[0]].get("weight", 1))
+                flow_weight = before.flows[class_name].get(f"weight:{tenant}", 1)
+                weight = float(before.tasks[task_ids[0]].get("weight", flow_weight))
                 account.paid_s -= (float(old_tag) - float(new_tag)) * weight
             elif old_served is not None and new_served is not None:  # the tags of an idle class are forgotten
                 account.paid_s -= (int(old_served) - int(new_served)) / 1000

@@ -49,6 +49,7 @@ class SqlRules:
     ended_at: dict[tuple[str, int], int] = field(default_factory=dict)  # attempt -> number of the commit that ended it
     done_at_claim: dict[str, int] = field(default_factory=dict)  # what survived when the newest attempt began
     ended_from: dict[str, str] = field(default_factory=dict)  # state of a task before its terminal one
+    used_at_cancel: dict[str, float] = field(default_factory=dict)  # of tasks whose worker said more afterwards
     computed_s: dict[tuple[str, int], float] = field(default_factory=dict)
     num_commits: int = 0
     seen: Counter[str] = field(default_factory=Counter)  # what happened, for the summary
@@ -158,6 +159,8 @@ class SqlRules:
         if old == new == TaskState.LEASED and after["used_s"] < before["used_s"]:
             self.violate("what was used never shrinks", f"{task_id}: {before['used_s']} -> {after['used_s']}")
         is_late_charge = self._is_late_charge(before, after)
+        if is_late_charge:
+            self.used_at_cancel.setdefault(task_id, before["used_s"])
         if before["used_s"] != after["used_s"] and TaskState.LEASED not in (old, new) and not is_late_charge:
             self.violate("only the running attempt writes", f"{task_id}: used_s while {old}")
         fixed = ("attempt", "outputs", "checkpoints", "worker_id", *(() if is_late_charge else ("used_s",)))
@@ -244,7 +247,8 @@ class SqlRules:
     def due_s(self, row: Row) -> tuple[float, float]:
         """Return what all attempts of a task that is over owe together, at least and at most.
 
-        One that is stopped owes the time that it had its slot, though no more than what it was charged.
+        One that is stopped owes the time that it had its slot, though no more than what it was charged. What its worker
+        says later than Redis has settled it is in the ledger alone.
         """
         checkpoints = json.loads(row["checkpoints"])
         is_running = self.ended_from.get(row["task_id"]) == TaskState.LEASED
@@ -253,7 +257,8 @@ class SqlRules:
         survived_s, left_s = float(row["cost_s"] * share), float(row["cost_s"] * (1 - share))
         used_s = float(row["used_s"]) if is_running else 0.0
         if is_running and row["state"] == TaskState.CANCELLED:
-            return survived_s + min(used_s, left_s), survived_s + max(used_s, left_s)
+            early_s = float(self.used_at_cancel.get(row["task_id"], used_s))
+            return survived_s + min(early_s, left_s), survived_s + max(used_s, left_s)
         return survived_s + used_s, survived_s + used_s
 
     def check_end(self) -> None:

@@ -25,6 +25,7 @@ log = structlog.get_logger()
 
 CALL_TIMEOUT_S = 5.0
 REPORT_BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)  # then the last one again
+BEAT_BACKOFF_S = (0.1, 0.3, 1.0)  # sooner than usual: who slept must hear soon, and a restart must not cost a lease
 REPORT_INTERNAL_S = 60.0  # a report that the scheduler has failed on for this long is left to the lease
 DEFAULT_HEARTBEAT_S = 2.0
 
@@ -260,6 +261,7 @@ class Executor:
                 self._call_ended.notify_all()
 
     def _beat_forever(self) -> None:
+        num_failures = 0
         while not self._is_stopping.is_set():
             try:
                 if self.identity.num_slots and not self._is_registered:
@@ -267,8 +269,11 @@ class Executor:
                 self._beat()
             except VitascopeError as error:
                 log.warning("executor.heartbeat_failed", error=error.message)
-                self._poke.wait(min(1.0, self._heartbeat_s))  # sooner than usual: a restart must not cost a lease
+                backoff_s = BEAT_BACKOFF_S[min(num_failures, len(BEAT_BACKOFF_S) - 1)]
+                num_failures += 1
+                self._poke.wait(min(backoff_s, self._heartbeat_s))
             else:
+                num_failures = 0
                 self._poke.wait(self._heartbeat_s)
             self._poke.clear()
 

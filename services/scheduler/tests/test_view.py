@@ -71,6 +71,15 @@ async def test_shares_are_what_weights_entitle_to(queue: RedisQueue) -> None:
         assert flows[name].entitled_s == pytest.approx(flows[name].served_s, abs=10.001)  # one task
 
 
+async def test_what_ran_without_a_word_of_its_lease_is_paid_all_the_same(queue: RedisQueue) -> None:
+    row = task_row("t0", tenant_id="a")
+    await queue.enqueue(row, NOW, "")
+    await queue.enqueue(replace(row, attempt=1, checkpoints=[{"done": 9, "unit": "step"}]), NOW, "")  # 9 of 30 steps
+    assert (await queue.view(POOL, NOW)).classes[1].flows[0].served_s == pytest.approx(3.0)
+    await queue.settle(POOL, "t0", 3, 7.0, NOW)
+    assert (await queue.view(POOL, NOW)).classes[1].flows[0].served_s == pytest.approx(10.0)
+
+
 async def test_who_comes_late_is_entitled_to_nothing_before(queue: RedisQueue) -> None:
     await add_worker(queue)
     for i in range(40):

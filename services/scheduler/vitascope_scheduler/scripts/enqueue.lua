@@ -18,6 +18,8 @@ else
   answer = 'returned'
   if t.state == 'waiting' then
     leave_line(t)
+    t.cost = t.cost - cost  -- what survives of an attempt whose every word was lost
+    if attempt > t.attempt and t.cost > 0 then charge(t, false) end
   elseif t.attempt == attempt then
     land(t, t.charged)
     answer = 'unclaimed'
