@@ -138,7 +138,7 @@ def test_a_running_job_can_be_cancelled_and_the_worker_goes_on(stack: Stack) -> 
 
 
 def test_one_trace_runs_through_all_six_services(stack: Stack, collector: Collector) -> None:
-    video = stack.client.videos.create(prompt=PROMPT, num_inference_steps=120)
+    video = stack.client.videos.create(prompt=PROMPT, num_inference_steps=200)
     for event in stack.client.videos.events(video.id):
         if event.type == "checkpoint":
             break
