@@ -212,7 +212,7 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
     number = float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
     is_number = type(number) is int or (type(number) is float and math.isfinite(number))
     if not is_number or not low <= number <= high:
-        raise _invalid(name, f"{name} must be a number from {low:g} to {high:g}; got {show(value)}.")
+        raise _invalid(name, f"{name} must be a number from {low:.10g} to {high:.10g}; got {show(value)}.")
     return float(number)
 
 
