@@ -1,10 +1,14 @@
 """Protobuf <-> domain for the two services that the gateway calls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar, cast
 
 from vitascope_gateway.queue_view import ClassView, FlowView, LeaseView, PoolView, WorkerView
 from vitascope_gateway.service import QueuePosition, Verdict
 from vitascope_proto.v1 import prompt_pb2, scheduler_pb2
+
+V = TypeVar("V")
 
 
 def check_request(tenant_id: str, model: str, prompt: str, negative_prompt: str) -> prompt_pb2.CheckRequest:
@@ -79,70 +83,19 @@ def drain_request(tenant_id: str, pool: str, worker_id: str, is_draining: bool) 
 
 
 def _pool(message: scheduler_pb2.PoolView) -> PoolView:
-    return PoolView(
-        pool=message.pool,
-        is_draining=message.is_draining,
-        num_waiting=message.num_waiting,
-        num_in_flight=message.num_in_flight,
-        backlog_s=message.backlog_s,
-        virtual_time=message.virtual_time,
-        classes=[_class(one) for one in message.classes],
-        workers=[_worker(one) for one in message.workers],
-        leases=[_lease(one) for one in message.leases],
-    )
+    workers = [
+        _view(WorkerView, one, warm_models=list(one.warm_models), task_ids=list(one.task_ids))
+        for one in message.workers
+    ]
+    leases = [_view(LeaseView, one) for one in message.leases]
+    return _view(PoolView, message, classes=[_class(one) for one in message.classes], workers=workers, leases=leases)
 
 
 def _class(message: scheduler_pb2.ClassView) -> ClassView:
-    return ClassView(
-        class_name=message.class_name,
-        weight=message.weight,
-        virtual_time=message.virtual_time,
-        start_tag=message.start_tag,
-        num_waiting=message.num_waiting,
-        num_in_flight=message.num_in_flight,
-        backlog_s=message.backlog_s,
-        served_s=message.served_s,
-        entitled_s=message.entitled_s,
-        flows=[_flow(one) for one in message.flows],
-    )
+    return _view(ClassView, message, flows=[_view(FlowView, one) for one in message.flows])
 
 
-def _flow(message: scheduler_pb2.FlowView) -> FlowView:
-    return FlowView(
-        tenant_id=message.tenant_id,
-        weight=message.weight,
-        cap=message.cap,
-        start_tag=message.start_tag,
-        num_waiting=message.num_waiting,
-        num_in_flight=message.num_in_flight,
-        backlog_s=message.backlog_s,
-        served_s=message.served_s,
-        entitled_s=message.entitled_s,
-    )
-
-
-def _worker(message: scheduler_pb2.WorkerView) -> WorkerView:
-    return WorkerView(
-        worker_id=message.worker_id,
-        device=message.device,
-        group_size=message.group_size,
-        num_slots=message.num_slots,
-        num_free_slots=message.num_free_slots,
-        warm_models=list(message.warm_models),
-        expires_in_ms=message.expires_in_ms,
-        is_draining=message.is_draining,
-        task_ids=list(message.task_ids),
-    )
-
-
-def _lease(message: scheduler_pb2.LeaseView) -> LeaseView:
-    return LeaseView(
-        task_id=message.task_id,
-        tenant_id=message.tenant_id,
-        class_name=message.class_name,
-        worker_id=message.worker_id,
-        state=message.state,
-        expires_in_ms=message.expires_in_ms,
-        charged_s=message.charged_s,
-        attempt=message.attempt,
-    )
+def _view(kind: Callable[..., V], message: Any, **lists: list[Any]) -> V:
+    """Translate what has the same names on both sides; `lists` are those fields that hold several."""
+    names = (field.name for field in fields(cast(Any, kind)))
+    return kind(**{name: getattr(message, name) for name in names if name not in lists}, **lists)

@@ -45,9 +45,8 @@ class Reconciler:
         self._epochs: dict[str, str] = {}
         self._flows: set[Flow] = set()
         self._num_rounds = 0
-        self._suspects: set[tuple[str, ...]] = (
-            set()
-        )  # what failed when it was last done, though SQL and Redis were there
+        # What failed when it was last done, though SQL and Redis were there.
+        self._suspects: set[tuple[str, ...]] = set()
         self._handing_out: dict[str, Position] = {}  # pools of which there is more to read than one round does, and
         self._sweeping: dict[str, Position] = {}  # where the next round goes on
 
@@ -139,7 +138,7 @@ class Reconciler:
 
         async def hand_out_all(rows: list[TaskRow]) -> bool:
             for row in rows:
-                self._is_trusted()
+                self._give_sign()
                 async with self._isolated("hand_out", pool=pool, task=row.task_id):
                     if not await hand_out(row):
                         return False
@@ -165,7 +164,7 @@ class Reconciler:
             return await self._reader.queued(pool, after, PAGE)
 
         async def put_back(rows: list[TaskRow]) -> bool:
-            self._is_trusted()
+            self._give_sign()
             for task_id in await self._queue.unknown(pool, [row.task_id for row in rows]):
                 log.warning("queue.lost_task", task=task_id, pool=pool)
                 async with self._isolated("sweep", pool=pool, task=task_id):
@@ -209,7 +208,7 @@ class Reconciler:
     async def _apply_flows(self) -> None:
         flows = await self._reader.flows()
         for flow in flows - self._flows:
-            self._is_trusted()
+            self._give_sign()
             async with self._isolated("set_flow", pool=flow.pool, tenant=flow.tenant_id):
                 await self._queue.set_flow(flow.pool, flow.tenant_id, flow.weight, flow.cap, self._clock())
         self._flows = flows
@@ -232,14 +231,14 @@ class Reconciler:
 
     async def _expire(self) -> None:
         cancelled: list[TaskRow] = []
-        self._is_trusted()
+        self._give_sign()
         for job_id in await self._reader.past_deadline(self._clock(), PAGE):
             async with self._isolated("expire", job=job_id):
                 if ended := await self._manager.expire(job_id):  # nothing: it is over meanwhile
                     metrics.EXPIRED.inc()
                     log.info("job.expired", job=job_id)
                     cancelled += ended
-            self._is_trusted()
+            self._give_sign()
         if cancelled:
             self._relay.wake()
         for row in cancelled:
@@ -286,7 +285,12 @@ class Reconciler:
         return False
 
     def _is_trusted(self) -> bool:
-        """Tell whether heartbeats have come through for a lease; asked at every step, as SQL may hang in between.
+        """Tell whether heartbeats have come through for a lease."""
+        self._give_sign()
+        return self._clock() - self._trusted_since_ms >= self._timing.lease_ttl_ms
+
+    def _give_sign(self) -> None:
+        """Notice that time has stood still or gone back; called at every step, as SQL may hang in between.
 
         Many short steps are work; a long time since the last one says that this process, SQL or Redis stood still.
         """
@@ -296,7 +300,6 @@ class Reconciler:
             self._distrust("stood still")
         elif elapsed_ms < 0:
             self._distrust("the clock went back")
-        return self._clock() - self._trusted_since_ms >= self._timing.lease_ttl_ms
 
     def _distrust(self, reason: str) -> None:
         self._trusted_since_ms = self._clock()
@@ -323,6 +326,6 @@ class Reconciler:
             if where not in self._suspects:
                 self._distrust("unavailable")
                 self._suspects = {*self._suspects, where} if len(self._suspects) < MAX_SUSPECTS else {where}
-        except Exception:
+        except Exception:  # a fault of ours with this one alone; it is logged and tried again
             metrics.FAILURES.labels("reconciler").inc()
             log.exception("reconciler.failed", duty=duty, pool=pool, **of)

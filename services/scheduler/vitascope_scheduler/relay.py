@@ -171,7 +171,7 @@ class Relay:
             await self._dispatcher.fill(pool)
         except UnavailableError as error:
             log.warning("relay.unavailable", topic="ready", pool=pool, error=error.message)
-        except Exception:
+        except Exception:  # what waits in this pool is given out by the next tick; the other pools are filled now
             metrics.FAILURES.labels("relay.ready").inc()
             log.exception("relay.fill_failed", pool=pool)
 

@@ -14,7 +14,7 @@ from vitascope_scheduler.dispatch import Timing
 from vitascope_scheduler.job_manager import Claim, Ended, Report, TaskStatus
 from vitascope_scheduler.positions import QueuePosition
 from vitascope_scheduler.service import Beat, BeatAnswer
-from vitascope_scheduler.view import ClassView, FlowView, LeaseView, PoolView, WorkerView
+from vitascope_scheduler.view import PoolView
 from vitascope_scheduler.worker import Worker
 
 MAX_MESSAGE_CHARS = 500
@@ -168,48 +168,7 @@ def positions_answer(
 
 def queue_answer(pools: Sequence[PoolView]) -> scheduler_pb2.GetQueueResponse:
     """Answer what operators see."""
-    return scheduler_pb2.GetQueueResponse(pools=[_pool(one) for one in pools])
-
-
-def _pool(view: PoolView) -> scheduler_pb2.PoolView:
-    return scheduler_pb2.PoolView(
-        pool=view.pool,
-        is_draining=view.is_draining,
-        num_waiting=view.num_waiting,
-        num_in_flight=view.num_in_flight,
-        backlog_s=view.backlog_s,
-        virtual_time=view.virtual_time,
-        classes=[_class(one) for one in view.classes],
-        workers=[_worker(one) for one in view.workers],
-        leases=[_lease(one) for one in view.leases],
-    )
-
-
-def _class(view: ClassView) -> scheduler_pb2.ClassView:
-    return scheduler_pb2.ClassView(
-        class_name=view.class_name,
-        weight=view.weight,
-        virtual_time=view.virtual_time,
-        start_tag=view.start_tag,
-        num_waiting=view.num_waiting,
-        num_in_flight=view.num_in_flight,
-        backlog_s=view.backlog_s,
-        served_s=view.served_s,
-        entitled_s=view.entitled_s,
-        flows=[_flow(one) for one in view.flows],
-    )
-
-
-def _flow(view: FlowView) -> scheduler_pb2.FlowView:
-    return scheduler_pb2.FlowView(**asdict(view))
-
-
-def _worker(view: WorkerView) -> scheduler_pb2.WorkerView:
-    return scheduler_pb2.WorkerView(**asdict(view))
-
-
-def _lease(view: LeaseView) -> scheduler_pb2.LeaseView:
-    return scheduler_pb2.LeaseView(**asdict(view))
+    return scheduler_pb2.GetQueueResponse(pools=[scheduler_pb2.PoolView(**asdict(one)) for one in pools])
 
 
 def _checkpoint(message: jobs_pb2.Checkpoint) -> Checkpoint:
