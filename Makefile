@@ -19,7 +19,8 @@ PACKAGES := libs/common/vitascope_common libs/models/vitascope_models services/g
   trainer/vitascope_trainer
 UNIT := libs services sdk/python cli trainer
 
-.PHONY: help install demo up test check lint types unit contracts format proto bench simulate chaos system-deps clean
+.PHONY: help install demo up test check lint types unit contracts format proto bench simulate chaos eval-model \
+  system-deps clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -80,6 +81,9 @@ simulate: $(STAMP)  ## the control plane on a simulated clock with faults; SEEDS
 
 chaos: $(STAMP)  ## kill, wipe, freeze and corrupt the running stack in every phase; CHAOS_SEED=… repeats a run
 	@$(PYTHON) -m pytest tests/chaos -m "slow or not slow" $(if $(CHAOS_SEED),--chaos-seed $(CHAOS_SEED))
+
+eval-model: $(STAMP)  ## score a model on unseen prompts into docs/model.md; MODEL=models/… takes another, ARGS="--help" lists options
+	@$(PYTHON) -m vitascope_trainer.evaluation $(or $(MODEL),models/vita-mini-2) $(ARGS)
 
 system-deps:  ## install the Debian packages that some suites need (root)
 	@.ci/system-deps

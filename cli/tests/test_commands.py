@@ -29,7 +29,7 @@ VIDEO: dict[str, Any] = {
     "object": "video",
     "status": "completed",
     "progress": 100,
-    "model": "vita-mini-1",
+    "model": "vita-mini-2",
     "prompt": "a red ball\n[bold]bouncing[/bold]",
     "seconds": "4",
     "size": "64x64",
@@ -82,7 +82,7 @@ POOL: dict[str, Any] = {
             "group_size": 2,
             "num_slots": 4,
             "num_free_slots": 3,
-            "warm_models": ["vita-mini-1"],
+            "warm_models": ["vita-mini-2"],
             "expires_in_ms": 9000,
             "is_draining": True,
             "task_ids": ["video_1.generate.0"],
@@ -138,7 +138,7 @@ class Api(BaseHTTPRequestHandler):
         if path == "/v1/videos":
             return self.send_json(200, {"object": "list", "data": [VIDEO, CANCELLED], "has_more": False})
         if path == "/v1/models":
-            model = {"id": "vita-mini-1", "title": "Vita mini 1", "sizes": ["64x64"], "seconds": ["2", "4"]}
+            model = {"id": "vita-mini-2", "title": "Vita mini 1", "sizes": ["64x64"], "seconds": ["2", "4"]}
             return self.send_json(200, {"object": "list", "data": [{**model, "defaults": {"num_inference_steps": 24}}]})
         if path.endswith("/events"):
             return self.send_events(path)
@@ -283,6 +283,8 @@ def test_generate_saves_the_video_and_its_thumbnail(
         (["cancel", "video_9"], 4, "error [not_found]: There is no such video."),
         (["jobs", "--api-key", "vs_wrong"], 4, "error [invalid_api_key]"),
         (["generate"], 2, "Missing argument"),
+        (["generate", "a ball", "--image", "no-such.png"], 2, "'no-such.png' does not exist"),
+        (["generate", "a ball", "--last-image", __file__], 2, "needs --image"),
         (["jobs", "--limit", "0"], 2, "--limit"),
     ],
 )
@@ -335,8 +337,9 @@ def test_tables(run: Run, data_dir: DataDir) -> None:
     assert lines[1].split(maxsplit=7)[:3] == ["video_1", "completed", "100"]
     assert "a red ball [bold]bouncing[/bold]" in lines[1]
     assert lines[2].split()[:2] == ["video_2", "cancelled"]
-    found = run("models", "--data-dir", str(data_dir.path)).stdout.splitlines()
-    assert found[1].split() == ["vita-mini-1", "Vita", "mini", "1", "64x64", "2,", "4", "24"]
+    found = run("models", "--base-url", data_dir.read_state()["base_url"], "--data-dir", str(data_dir.path))
+    found = found.stdout.splitlines()
+    assert found[1].split() == ["vita-mini-2", "Vita", "mini", "1", "64x64", "2,", "4", "24"]
     assert "cancelled" in run("cancel", "video_2", "--data-dir", str(data_dir.path)).stderr
 
 
@@ -369,14 +372,14 @@ def test_doctor_says_what_to_do(tmp_path: Path, data_dir: DataDir) -> None:
     assert check_models(tmp_path).verdict is Verdict.PROBLEM
     assert check_stack(DataDir(tmp_path / "none")).verdict is Verdict.NOTE
     assert check_stack(data_dir).verdict is Verdict.PROBLEM  # it answers /readyz with 401
-    damaged = tmp_path / "models" / "vita-mini-1"
+    damaged = tmp_path / "models" / "vita-mini-2"
     damaged.mkdir(parents=True)
-    for source in (default_models_dir() / "vita-mini-1").iterdir():
+    for source in (default_models_dir() / "vita-mini-2").iterdir():
         (damaged / source.name).write_bytes(
-            source.read_bytes()[:-1] + b"?" if source.suffix == ".txt" else source.read_bytes()
+            source.read_bytes()[:-1] + b"?" if source.name == "vae.safetensors" else source.read_bytes()
         )
     finding = check_models(tmp_path / "models")
-    assert (finding.verdict, "vocabulary.txt" in finding.found) == (Verdict.PROBLEM, True)
+    assert (finding.verdict, "vae.safetensors" in finding.found) == (Verdict.PROBLEM, True)
 
 
 def test_doctor_prints_every_finding(run: Run, tmp_path: Path) -> None:
@@ -395,6 +398,15 @@ def test_a_prompt_cannot_speak_to_the_terminal() -> None:
     assert _short("a\x1b[31m red\x07 ball\u202e") == "a [31m red ball"
 
 
+def test_generate_sends_solver_and_temporal_attention(
+    run: Run, data_dir: DataDir, api: type[Api], tmp_path: Path
+) -> None:
+    options = ["--solver", "heun", "--temporal-attention", "window", "-o", str(tmp_path / "x.mp4")]
+    done = run("generate", "a ball", *options, "--data-dir", str(data_dir.path))
+    assert done.returncode == 0, done.stderr
+    assert api.seen[0][2] == {"prompt": "a ball", "solver": "heun", "temporal_attention": "window"}
+
+
 def test_generate_says_how_the_job_waits_and_shows_where(
     run: Run, data_dir: DataDir, api: type[Api], tmp_path: Path
 ) -> None:
@@ -408,6 +420,22 @@ def test_generate_says_how_the_job_waits_and_shows_where(
         "waiting in the queue, 2 before it, finished in about 40 s",
         "loading the model",
     ]
+
+
+def test_generate_sends_the_pictures_that_it_is_given(
+    run: Run, data_dir: DataDir, api: type[Api], tmp_path: Path
+) -> None:
+    first, last = tmp_path / "first.png", tmp_path / "last.jpg"
+    first.write_bytes(b"one")
+    last.write_bytes(b"two")
+    options = ["--image", str(first), "--last-image", str(last), "-o", str(tmp_path / "x.mp4")]
+    done = run("generate", "a ball", *options, "--data-dir", str(data_dir.path))
+    assert done.returncode == 0, done.stderr
+    assert api.seen[0][2] == {
+        "prompt": "a ball",
+        "input_reference": "data:image/png;base64,b25l",
+        "last_frame": "data:image/jpeg;base64,dHdv",
+    }
 
 
 def test_a_retry_prints_the_new_id_and_follows_on_request(
@@ -432,7 +460,7 @@ def test_the_queue_shows_shares_workers_and_leases(run: Run, data_dir: DataDir) 
     assert lines[0] == "Pool default: 3 waiting (30.5 GPU-s), 1 in flight, virtual time 2.50 draining"
     assert "standard V 1.25 4 3 1 30.5 GPU-s 12.0 GPU-s 9.5 GPU-s 2.50" in lines
     assert "[bold]acme 2 3 1 of 4 30.5 GPU-s 12.0 GPU-s 9.5 GPU-s 1.50" in lines
-    assert "gpu-worker-1 cpu x 2 3 of 4 vita-mini-1 9.0 s draining" in lines
+    assert "gpu-worker-1 cpu x 2 3 of 4 vita-mini-2 9.0 s draining" in lines
     assert "video_1.generate.0 acme, standard gpu-worker-1 handed over 2 10.0 8.0 s" in lines
     assert any(line.startswith("Pool postproc: ") for line in lines)
 

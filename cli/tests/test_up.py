@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from vitascope_cli.stack import default_models_dir
 from vitascope_common.settings import SERVICES
 from vitascope_common.testing import is_alive
 
@@ -56,7 +57,7 @@ def test_one_line_one_file_and_an_orderly_end(tmp_path: Path) -> None:
         state = json.loads(state_file.read_text())
         assert state_file.stat().st_mode & 0o777 == 0o600
         assert {name: state[name] for name in up} == up
-        assert state["pid"] == process.pid
+        assert (state["pid"], state["models_dir"]) == (process.pid, str(default_models_dir()))
 
         before = up["pids"]["postproc"]
         os.kill(before, signal.SIGKILL)

@@ -1,6 +1,8 @@
 """Entry of `vitascope`: the commands, their arguments and their help."""
 
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vitascope import Video, Vitascope
+from vitascope import Model, Video, Vitascope
 from vitascope_cli import connection, failures, jobs, queue_view
+from vitascope_cli import models as model_folder
 from vitascope_cli.data_dir import DataDir, default_data_dir
 from vitascope_cli.options import (
     ApiKeyOption,
@@ -34,8 +37,10 @@ app = typer.Typer(
 )
 jobs_app = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
 queue_app = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
+models_app = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(queue_app, name="queue")
+app.add_typer(models_app, name="models")
 QUEUEING = "The queue"
 
 
@@ -49,8 +54,8 @@ def root() -> None:
 
         vitascope generate "a red ball bouncing on a blue background" -o ball.mp4
 
-    Every command but `up`, `demo` and `doctor` talks to a stack over its public API: the one that `vitascope up` runs
-    on this machine, or any other one that `--base-url` and `--api-key` name.
+    Every command but `up`, `demo`, `doctor` and `models` talks to a stack over its public API: the one that
+    `vitascope up` runs on this machine, or any other one that `--base-url` and `--api-key` name.
     """
 
 
@@ -126,7 +131,19 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same video. Default: chance.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps: more is slower and finer.")] = None,
     guidance: Annotated[float | None, typer.Option(help="How strictly to follow the prompt.")] = None,
+    solver: Annotated[str | None, typer.Option(help="How steps are taken: euler, heun, … as the model allows.")] = None,
+    temporal_attention: Annotated[
+        str | None, typer.Option(help="How frames see each other: full, causal, window, as the model allows.")
+    ] = None,
     negative: Annotated[str | None, typer.Option(help="What the video must not show.")] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, readable=True, help="Picture that the video begins with."),
+    ] = None,
+    last_image: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, readable=True, help="Picture that it ends with; needs --image."),
+    ] = None,
     priority: Annotated[
         int | None,
         typer.Option(min=-100, max=100, help="Among your own waiting jobs: lower is sooner.", rich_help_panel=QUEUEING),
@@ -148,15 +165,23 @@ def generate(
     Shows the place in the queue, then the progress until the video is done. Ctrl-C ends only the watching: the job goes
     on, and `vitascope follow` takes it up again.
 
+    Pictures are PNG, JPEG or WebP of at most 10 MiB; they are scaled to cover the video, and their middle is taken.
+
     Examples:
 
         vitascope generate "a red ball bouncing on a blue background" -o ball.mp4
 
         vitascope generate "a star spinning" --seed 7 --steps 40 --seconds 4 --thumbnail star.webp -o star.mp4
+
+        vitascope generate "the cat wakes up" --image cat.png --negative "a dog" -o cat.mp4
     """
+    if last_image is not None and image is None:
+        raise typer.BadParameter("needs --image: the picture that the video begins with.", param_hint="--last-image")
     with connection.connect(base_url, api_key, _data_dir(data_dir)) as client:
         video = client.videos.create(
             prompt=prompt,
+            input_reference=image,
+            last_frame=last_image,
             model=model,
             seconds=seconds,
             size=size,
@@ -164,6 +189,8 @@ def generate(
             negative_prompt=negative,
             num_inference_steps=steps,
             guidance_scale=guidance,
+            solver=solver,
+            temporal_attention=temporal_attention,
             priority=priority,
             service_class=service_class,
             deadline_s=deadline,
@@ -323,20 +350,97 @@ def cancel(
     _stderr().print(f"{video.id}: {_status(video)}", markup=False, highlight=False)
 
 
-@app.command()
-def models(
+@models_app.callback()
+def list_models(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    models_dir: ModelsDirOption = None,
     base_url: BaseUrlOption = None,
     api_key: ApiKeyOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """List the models and what each can do."""
-    with connection.connect(base_url, api_key, _data_dir(data_dir)) as client:
-        found = client.models()
-    table = Table("model", "title", "sizes", "seconds", "steps", box=None, pad_edge=False)
-    for model in found:
-        steps = model.raw.get("defaults", {}).get("num_inference_steps", "")
-        table.add_row(model.id, Text(model.title), ", ".join(model.sizes), ", ".join(model.seconds), str(steps))
-    _print_table(table, "There are no models.")
+    """List the models of this machine's models folder, with what each can do and the state of its files.
+
+    `verified`: `vitascope models verify` or a pull found every file right, and none has changed since. `unchecked`: all
+    are there in the right size. `damaged`, `broken`: a file or the card is wrong; it says which and why.
+
+    With `--base-url` (or VITASCOPE_BASE_URL), lists what that stack offers instead.
+
+    Examples:
+
+        vitascope models
+
+        vitascope models verify
+
+        vitascope models pull s3://bucket/models vita-mini-2
+    """
+    if _is_for_subcommand(context):
+        return
+    if base_url is not None:
+        with connection.connect(base_url, api_key, _data_dir(data_dir)) as client:
+            offered = client.models()
+        if as_json:
+            typer.echo(json.dumps([model.raw for model in offered]))
+        else:
+            _print_table(_offered(offered), "There are no models.")
+        return
+    rows = _models(models_dir, data_dir).rows()
+    if as_json:
+        typer.echo(model_folder.as_json(rows))
+    else:
+        _print_table(model_folder.table(rows), "There are no models.")
+
+
+@models_app.command("verify")
+def verify_models(
+    model: Annotated[str | None, typer.Argument(metavar="ID", help="Default: every model.", show_default=False)] = None,
+    models_dir: ModelsDirOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Read every file of a model and compare it with the SHA-256 that the card says.
+
+    Names each file that is damaged or missing and exits with 1.
+
+    Example:
+
+        vitascope models verify vita-mini-2
+    """
+    problems = _models(models_dir, data_dir).verify(model, _stderr())
+    for problem in problems:
+        sys.stderr.write(f"vitascope: {failures.explain(problem)[0]}\n")
+    if problems:
+        raise typer.Exit(failures.EXIT_FAILED)
+
+
+@models_app.command("pull")
+def pull_model(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Folder or s3://bucket/prefix: a model, or a folder of models.")
+    ],
+    model: Annotated[
+        str | None, typer.Argument(metavar="ID", help="Which of several models.", show_default=False)
+    ] = None,
+    models_dir: ModelsDirOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Bring a model into the models folder, where a running stack finds it without a restart.
+
+    Repeatable: what is here and right is not brought again, and an interrupted pull goes on where it was. The model
+    appears when all of its files are whole and right. Prints its id.
+
+    A bucket is looked for where VITASCOPE_OBJECT_STORE_URL says, if that is s3://…?endpoint=…, or where `?endpoint=…`
+    in SOURCE says, with VITASCOPE_S3_ACCESS_KEY and VITASCOPE_S3_SECRET_KEY; without these, as boto3 usually does.
+
+    Examples:
+
+        vitascope models pull /media/disk/vita-mini-2
+
+        vitascope models pull s3://bucket/models vita-mini-2
+    """
+    from vitascope_cli.stack import current_environment
+
+    opened = model_folder.source_of(source, current_environment())
+    typer.echo(_models(models_dir, data_dir).pull(opened, model, _stderr()))
 
 
 @app.command()
@@ -347,9 +451,9 @@ def doctor(data_dir: DataDirOption = None, models_dir: ModelsDirOption = None) -
     models' checksums, and the stack that runs on the data folder.
     """
     from vitascope_cli.doctor import Verdict, examine
-    from vitascope_cli.stack import default_models_dir
 
-    findings = examine(_data_dir(data_dir), models_dir or default_models_dir())
+    opened = _data_dir(data_dir)
+    findings = examine(opened, _models_dir(models_dir, opened))
     styles = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM: "red"}
     console = Console()
     for one in findings:
@@ -390,6 +494,25 @@ def _follow_and_save(client: Vitascope, video_id: str, output: Path, thumbnail: 
     for path in (output, thumbnail):
         if path is not None:
             console.print(f"Saved {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _models(models_dir: Path | None, data_dir: Path | None) -> model_folder.Folder:
+    opened = _data_dir(data_dir)
+    return model_folder.Folder(_models_dir(models_dir, opened), opened)
+
+
+def _models_dir(path: Path | None, data_dir: DataDir) -> Path:
+    from vitascope_cli.stack import default_models_dir
+
+    return path or data_dir.running_models_dir() or default_models_dir()
+
+
+def _offered(models: Sequence[Model]) -> Table:
+    table = Table("model", "title", "sizes", "seconds", "steps", box=None, pad_edge=False)
+    for model in models:
+        steps = model.raw.get("defaults", {}).get("num_inference_steps", "")
+        table.add_row(model.id, Text(model.title), ", ".join(model.sizes), ", ".join(model.seconds), str(steps))
+    return table
 
 
 def _data_dir(path: Path | None) -> DataDir:

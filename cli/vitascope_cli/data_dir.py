@@ -5,7 +5,8 @@ DATA_DIR/            0700 when it is made here; a folder that was there keeps it
   api_key            0600, the first API key; the database holds only its hash
   secrets.json       0600, signing key, Redis password and the name of this folder in the database, made once
   instance.json      thread count (fixed, so that resumed videos stay bit-identical) and the ports of last time
-  stack.json         0600, while a stack runs: where it is, its key, the pids
+  stack.json         0600, while a stack runs: where it is, its key, its models folder, the pids
+  models.json        which files of models were found right, so that lists need not read them again
   vitascope.db       SQLite
   objects/  redis/  certificates/  services/NAME/  logs/NAME.log
 """
@@ -64,6 +65,11 @@ class DataDir:
     def state_file(self) -> Path:
         """Where the running stack is."""
         return self.path / "stack.json"
+
+    @property
+    def model_checks(self) -> Path:
+        """What is remembered of checks of models."""
+        return self.path / "models.json"
 
     @property
     def certificates(self) -> Path:
@@ -172,6 +178,11 @@ class DataDir:
         except (OSError, ValueError):
             return None
         return state if isinstance(state, dict) and {"base_url", "api_key"} <= state.keys() else None
+
+    def running_models_dir(self) -> Path | None:
+        """Return the models folder of the stack that runs here; None when none does."""
+        models_dir = (self.read_state() or {}).get("models_dir")
+        return Path(models_dir) if isinstance(models_dir, str) else None
 
     def remove_state(self) -> None:
         """Say that no stack runs here (any more)."""

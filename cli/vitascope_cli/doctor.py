@@ -16,8 +16,9 @@ import psutil  # type: ignore[import-untyped]
 from vitascope_cli import ports
 from vitascope_cli.data_dir import DataDir, default_num_threads
 from vitascope_cli.stack import DEFAULT_PORT
-from vitascope_common.errors import ConfigurationError, VitascopeError
-from vitascope_common.registry import Registry
+from vitascope_common.errors import ConfigurationError
+from vitascope_common.registry import ModelCard, Registry
+from vitascope_common.registry_files import verify
 from vitascope_common.settings import SERVICES
 
 MIN_PYTHON = (3, 11)
@@ -126,18 +127,17 @@ def check_port(*, is_up: bool) -> Finding:
 
 def check_models(models_dir: Path) -> Finding:
     """Every file of every model must be what its card says."""
-    try:
-        registry = Registry(models_dir)
-        cards = registry.cards()
-        for card in cards:
-            registry.fetch(card)
-    except ConfigurationError as error:
-        return Finding("models", Verdict.PROBLEM, error.message, "Mend the card, or take it from the repository again.")
-    except VitascopeError as error:
-        return Finding("models", Verdict.PROBLEM, error.message, "Take the file again: git checkout -- models")
-    if not cards:
+    entries = Registry(models_dir).entries()
+    for card in entries.values():
+        if isinstance(card, ConfigurationError):
+            return Finding("models", Verdict.PROBLEM, card.message, "Mend the card, or take the model again.")
+        _, wrong = verify(card, models_dir / card.id)
+        if wrong:
+            advice = "Take the file again: git checkout -- models, or vitascope models pull."
+            return Finding("models", Verdict.PROBLEM, " ".join(error.message for error in wrong), advice)
+    if not any(isinstance(card, ModelCard) for card in entries.values()):
         return Finding("models", Verdict.PROBLEM, f"none in {models_dir}", "Name their folder with --models-dir.")
-    return Finding("models", Verdict.OK, f"{', '.join(card.id for card in cards)}: every sha256 is right")
+    return Finding("models", Verdict.OK, f"{', '.join(entries)}: every sha256 is right")
 
 
 def check_stack(data_dir: DataDir) -> Finding:

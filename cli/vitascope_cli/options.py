@@ -38,7 +38,7 @@ ModelsDirOption = Annotated[
     typer.Option(
         "--models-dir",
         envvar="VITASCOPE_MODELS_DIR",
-        help="Folder of the models. Default: the repository's.",
+        help="Folder of the models. Default: that of the stack on the data folder, else the repository's.",
         rich_help_panel=THIS_STACK,
     ),
 ]

@@ -82,6 +82,7 @@ async def _run(stack: Stack, api_key: str, environ: Mapping[str, str], lock: int
     def write_state(pids: Mapping[str, int]) -> None:
         if is_up:
             more = {"redis_pid": pids.get(REDIS), "redis_url": stack.redis_url, "pid": os.getpid()}
+            more["models_dir"] = str(stack.models_dir.absolute())
             try:
                 stack.data_dir.write_state({**describe(pids), **more})
             except OSError as error:

@@ -9,6 +9,10 @@ from typing import Literal
 OUT = Path("out/bench")
 
 
+class NotInstalledError(Exception):
+    """What a benchmark compares with is not installed; says how to install it."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """One measurement. `ratio` is value / reference; `better` says which way it should go to meet `goal`.

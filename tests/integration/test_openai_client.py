@@ -21,7 +21,7 @@ from vitascope_gateway.testing import Neighbours, add_tenant, gateway_process, n
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 MODELS_DIR = Path(__file__).parents[2] / "models"
-MODEL = "vita-mini-1"
+MODEL = "vita-mini-2"
 
 
 class Files(BaseHTTPRequestHandler):
@@ -81,6 +81,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
                 gateway_process(
                     database_url=url,
                     redis_url=redis_url,
+                    object_store_url=(folder / "objects").as_uri(),
                     neighbour_address=both.address,
                     models_dir=MODELS_DIR,
                     delivery_url=f"http://127.0.0.1:{files.server_port}",
@@ -200,7 +201,7 @@ def test_errors_arrive_as_the_clients_own(platform: Platform) -> None:
     with pytest.raises(openai.BadRequestError) as wrong:
         client.videos.create(prompt="a circle", model=MODEL, seconds="7")
     assert (wrong.value.param, wrong.value.type) == ("seconds", "invalid_request_error")
-    assert '"2", "4"' in wrong.value.message
+    assert '"1", "2", "3", "4"' in wrong.value.message
     assert wrong.value.request_id
     with pytest.raises(openai.BadRequestError) as wrong:
         client.videos.create(prompt="a circle", model="sora-2")

@@ -16,6 +16,7 @@ from vitascope_common.errors import UnavailableError
 from vitascope_common.events import Event, EventType
 from vitascope_common.executor import Outcome
 from vitascope_common.objectstore_folder import FolderStore
+from vitascope_common.references import reference_key
 from vitascope_common.testing import redis_server
 from vitascope_scheduler import retention
 from vitascope_scheduler.adapters.redis_queue import RedisQueue
@@ -60,6 +61,7 @@ class Room:
         for name in ("1/video.mp4", "2/video.mp4", "2/manifest.json", "2/hls/1.m4s"):
             self.store.put_bytes(f"videos/{job_id}/{name}", b"x", "video/mp4")
         self.store.put_bytes(f"work/{job_id}/generate/0/1/latents", b"x", "video/mp4")
+        self.store.put_bytes(reference_key(job_id, "first_frame.png"), b"x", "image/png")
         await self.queue.append_event(Event(job_id, EventType.QUEUED, {}, version=1))
         return job_id
 
@@ -86,7 +88,7 @@ async def room(database: Database, redis_url: str, tmp_path: Path) -> AsyncItera
 
 DONE = (Outcome.DONE, Outcome.DONE)
 PUBLISHED = ["videos/2/hls/1.m4s", "videos/2/manifest.json", "videos/2/video.mp4"]
-EVERYTHING = ["videos/1/video.mp4", *PUBLISHED, "work/generate/0/1/latents"]
+EVERYTHING = ["videos/1/video.mp4", *PUBLISHED, "work/generate/0/1/latents", "work/references/first_frame.png"]
 
 
 async def test_work_files_go_first_and_the_job_later(room: Room) -> None:

@@ -10,7 +10,8 @@ from tests.simulation.process import Process
 
 from vitascope_common.errors import NotFoundError, UnavailableError, VitascopeError
 from vitascope_common.jobs import GENERATE, TERMINAL_JOB, GenerateParams, JsonParams, Kind, Stage
-from vitascope_common.registry import Cost, ModelCard
+from vitascope_common.registry import ModelCard
+from vitascope_common.registry_cards import Cost, Defaults
 from vitascope_gateway.admission import NewJob, admit
 
 if TYPE_CHECKING:
@@ -127,13 +128,17 @@ def _sharded(num_shards: int, num_steps: int) -> dict[str, Any]:
 
 def _card(pool: str) -> ModelCard:
     return ModelCard.model_construct(
-        id="vita-mini-1", pool=pool, group_size=1, cost=Cost(fixed_s=0, per_step_frame_s=0.01)
+        id="vita-mini-2",
+        pool=pool,
+        group_size=1,
+        cost=Cost(fixed_s=0, per_step_frame_s=0.01),
+        defaults=Defaults.model_construct(size="64x64"),
     )
 
 
 def _params(num_steps: int, num_frames: int) -> GenerateParams:
     return GenerateParams(
-        model="vita-mini-1",
+        model="vita-mini-2",
         model_sha256="0" * 64,
         prompt="a ball",
         negative_prompt="",

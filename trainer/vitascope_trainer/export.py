@@ -1,121 +1,141 @@
-"""Write trained weights as a model folder: fp16 safetensors, the vocabulary, and the card that hashes them."""
+"""Write trained weights as a model folder: fp16 safetensors, and the card that hashes and describes them."""
 
 from __future__ import annotations
 
-import json
+import os
+import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
-from torch import Tensor, nn
+from pydantic import ValidationError
+from torch import Tensor
 
-from vitascope_models.dit import DiT
-from vitascope_models.load import random_weights, write_files
-from vitascope_models.text import TextEncoder
-from vitascope_models.vae import VAE
-from vitascope_trainer.states import read_state
-from vitascope_trainer.world import vocabulary
+from vitascope_common.errors import ConfigurationError
+from vitascope_common.files import TEMP_PREFIX, atomic_write, make_folder, sync_folder
+from vitascope_common.registry_cards import CARD_FILE, Defaults, parse_card
+from vitascope_models.load import write_files
+from vitascope_models.vae import VAE, from_uint8
+from vitascope_trainer.checkpoints import disk_error
+from vitascope_trainer.config import Recipe
+from vitascope_trainer.sheets import modules_of
+from vitascope_trainer.sources import Bucket, Source
 
-ARCHITECTURE: dict[str, Any] = {
-    "vae": {"latent_channels": 8, "widths": [96, 64, 32]},
-    "text_encoder": {"width": 192, "num_layers": 3, "num_heads": 6, "max_tokens": 40},
-    "dit": {"latent_channels": 8, "width": 256, "num_layers": 6, "num_heads": 8, "text_width": 192},
+_TRAINING_DATA = {
+    "world": "Clips drawn by a program, vitascope_trainer/world; no recorded or scraped media.",
+    "folder": "A folder of videos with captions.",
 }
-_CARD: dict[str, Any] = {
-    "id": "vita-mini-1",
-    "kind": "generate",
-    "engine": "native",
-    "pool": "default",
-    "group_size": 1,
-    "title": "Vita mini 1",
-    "description": (
-        "A small text-to-video model that a laptop runs: one flat shape in one of eight colours, ten motions and ten "
-        "backgrounds. Shapes: circle, square, triangle, star, ring. It understands these words and their synonyms, and "
-        "nothing else."
-    ),
-    "licence": "Apache-2.0",
-    "created": "",
-    "architecture": ARCHITECTURE,
-    "files": {
-        "dit": {"path": "dit.safetensors"},
-        "vae": {"path": "vae.safetensors"},
-        "text_encoder": {"path": "text_encoder.safetensors"},
-        "vocabulary": {"path": "vocabulary.txt"},
-    },
-    "vocabulary": "vocabulary.txt",
-    "sizes": ["64x64"],
-    "seconds": ["2", "4"],
-    "num_frames": {"2": 17, "4": 33},
-    "defaults": {
-        "size": "64x64",
-        "seconds": "4",
-        "fps": 8,
-        "num_inference_steps": 24,
-        "guidance_scale": 2.5,
-        "shift": 2.0,
-        "solver": "euler",
-    },
-    "limits": {"num_inference_steps": [1, 200], "guidance_scale": [1, 20], "prompt_max_chars": 2000},
-    "cost": {"fixed_s": 0.2, "per_step_frame_s": 0.002},
-    "price": {"usd_micros_per_second": 1000},
-    "attention": {"temporal": "full"},
-    "parallelism": {"tensor_parallel": [1, 2]},
-    "provenance": {
-        "training_data": "A procedural world, drawn by vitascope_trainer/world.py; no recorded or scraped media.",
-        "recipe": (
-            "Causal VAE first, then text encoder and transformer together by rectified flow, from nothing, on two CPU "
-            "cores; trainer/README.md has the commands."
-        ),
-    },
-}
+_NUM_PREVIEW_CLIPS = 32
+_PREVIEW_SHRINK = 2  # a preview has half the size
 
 
-def new_modules() -> dict[str, nn.Module]:
-    """Build the modules that `ARCHITECTURE` describes, untrained."""
-    return {
-        "vae": VAE(**ARCHITECTURE["vae"]),
-        "text_encoder": TextEncoder(vocabulary(), **ARCHITECTURE["text_encoder"]),
-        "dit": DiT(**ARCHITECTURE["dit"]),
+def export(
+    recipe: Recipe,
+    vae: VAE,
+    averages: Mapping[str, Tensor],
+    source: Source,
+    accounts: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+) -> dict[str, Any]:
+    """Write the model that a run made into `folder` and return its card, which the registry has accepted.
+
+    `source` gives the clips over which the VAE's preview is fitted. `accounts` say how the stages `vae` and `dit` went:
+    the provenance names what they were trained with, whatever `recipe` says by now. A model that lies in `folder` stays
+    until all of the new one is written.
+
+    Raises:
+        ConfigurationError: the recipe's card is not one that the registry takes; names each thing wrong with it.
+        UnavailableError: the disk is full.
+    """
+    text_encoder, dit = modules_of(averages, recipe.model)
+    fit_preview(vae, source, recipe.dit.first_bucket)
+    kinds = dict.fromkeys(account["settings"]["data"]["kind"] for account in accounts.values())
+    card: dict[str, Any] = {
+        **recipe.card,
+        "created": datetime.now(UTC).date().isoformat(),
+        "architecture": recipe.model.model_dump(mode="json"),
+        "provenance": {
+            "training_data": " ".join(_TRAINING_DATA[kind] for kind in kinds),
+            "recipe": {"name": recipe.name} | {stage: _trained_with(stage, each) for stage, each in accounts.items()},
+            "training": {
+                stage: {name: value for name, value in account.items() if name != "settings"}
+                for stage, account in accounts.items()
+            },
+        },
     }
-
-
-def export(run: Path, folder: Path) -> dict[str, Any]:
-    """Write the model of a training run into `folder`; what is not trained yet is random. Returns the card."""
-    modules = new_modules()
-    if not (run / "dit.safetensors").exists():
-        card = random_weights(_dated(), folder, seed=0, words=vocabulary())
-        card["provenance"] = card["provenance"] | {"recipe": "Random weights: not trained yet."}
-        write_card(folder, card)
-        return card
-    modules["vae"].load_state_dict(read_state(run / "vae.safetensors"))
-    averaged = read_state(run / "dit.safetensors")
-    for name in ("text_encoder", "dit"):
-        modules[name].load_state_dict(_part(averaged, name))
-    card = write_files(_dated(), folder, modules, vocabulary())
-    log = run / "training.json"
-    if log.exists():
-        card["provenance"] = card["provenance"] | {"training": json.loads(log.read_text())}
-    write_card(folder, card)
+    try:
+        make_folder(folder)
+        with tempfile.TemporaryDirectory(prefix=TEMP_PREFIX, dir=folder.parent) as temp:
+            card = write_files(card, Path(temp), {"vae": vae, "text_encoder": text_encoder, "dit": dit})
+            text = _card_text(card)
+            parse_card(text, str(folder / CARD_FILE))
+            for file in card["files"].values():
+                os.replace(Path(temp) / file["path"], folder / file["path"])
+        sync_folder(folder)
+        atomic_write(folder / CARD_FILE, text)
+    except OSError as error:
+        raise disk_error(folder, error) from error
     return card
+
+
+def _trained_with(stage: str, account: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a stage was trained with, but for the model, which the card's architecture names."""
+    settings = account["settings"]
+    others = {name: value for name, value in settings.items() if name not in ("model", stage)}
+    return {**others, **settings[stage], "steps": account["steps"]}
 
 
 def read_card(folder: Path) -> dict[str, Any]:
     """Read a model folder's card."""
-    card: dict[str, Any] = yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))
+    card: dict[str, Any] = yaml.safe_load((folder / CARD_FILE).read_text(encoding="utf-8"))
     return card
 
 
-def write_card(folder: Path, card: Mapping[str, Any]) -> None:
-    """Write a model folder's card."""
-    text = yaml.safe_dump(dict(card), sort_keys=False, width=120, allow_unicode=True)
-    (folder / "card.yaml").write_text(text, encoding="utf-8")
+def _card_text(card: Mapping[str, Any]) -> bytes:
+    return yaml.safe_dump(dict(card), sort_keys=False, width=120, allow_unicode=True).encode()
 
 
-def _dated() -> dict[str, Any]:
-    return _CARD | {"created": datetime.now(UTC).date().isoformat()}
+def card_defaults(recipe: Recipe) -> tuple[Defaults, Bucket]:
+    """Give what the recipe's card says a request gets that does not say, and the size and length of such a clip.
+
+    Raises:
+        ConfigurationError: it does not say, or not so that the registry would take it.
+    """
+    try:
+        defaults = Defaults.model_validate(recipe.card.get("defaults"))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(map(str, ("card", "defaults", *problem["loc"])))
+        raise ConfigurationError(f"{name}: {problem['msg']}.", param=name) from error
+    lengths = recipe.card.get("num_frames")
+    num_frames = lengths.get(defaults.seconds) if isinstance(lengths, dict) else None
+    if not isinstance(num_frames, int):
+        raise ConfigurationError(f"card.num_frames: does not say how many frames {defaults.seconds} s are.")
+    width, height = (int(side) for side in defaults.size.split("x"))
+    return defaults, Bucket(num_frames, height, width)
 
 
-def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+@torch.no_grad()
+def fit_preview(vae: VAE, source: Source, bucket: Bucket, num_clips: int = _NUM_PREVIEW_CLIPS) -> None:
+    """Fit the VAE's preview by least squares: from each latent frame to the last of the frames that it stands for."""
+    features, targets = [], []
+    for index in range(num_clips):
+        video_BCTHW = from_uint8(torch.from_numpy(source.clip(index, bucket).frames_THWC)[None])
+        latents_BCTHW = vae.encode(video_BCTHW)
+        shown_TCHW = video_BCTHW[0, :, ::4].transpose(0, 1)
+        small_TCHW = torch.nn.functional.avg_pool2d(shown_TCHW, _PREVIEW_SHRINK)
+        scale = small_TCHW.shape[-1] // latents_BCTHW.shape[-1]
+        cells_TPHW = torch.nn.functional.pixel_unshuffle(small_TCHW, scale)
+        features.append(latents_BCTHW[0].flatten(1).T)
+        targets.append(cells_TPHW.transpose(0, 1).flatten(1).T)
+    known = torch.cat(features).double()
+    known = torch.cat([known, torch.ones(len(known), 1, dtype=torch.float64)], dim=1)
+    wanted = torch.cat(targets).double()
+    # A little ridge, for channels that training has left without use.
+    ridge = 1e-6 * len(known) * torch.eye(known.shape[1], dtype=torch.float64)
+    solution = torch.linalg.solve(known.T @ known + ridge, known.T @ wanted).float()
+    vae.preview_weight.copy_(solution[:-1].T)
+    vae.preview_bias.copy_(solution[-1])

@@ -1,37 +1,82 @@
-"""Run a training stage in several one-thread processes that exchange gradients over gloo.
-
-Two one-thread processes use two contended cores better than one process with two threads, which stalls whenever either
-core is taken away.
-"""
+"""Processes that train together, each of which knows the others by its environment."""
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable
-from pathlib import Path
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 
-Stage = Callable[[Path, float, int], None]  # (out, minutes, rank)
-
-
-def run(stage: Stage, out: Path, minutes: float, num_processes: int) -> None:
-    """Run `stage` once per rank and wait for all of them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    spawn(_enter, args=(stage, out, minutes, num_processes, port), nprocs=num_processes)
+from vitascope_common.errors import ConfigurationError
 
 
-def _enter(rank: int, stage: Stage, out: Path, minutes: float, num_processes: int, port: int) -> None:
-    torch.set_num_threads(1)
+@dataclass(frozen=True)
+class Group:
+    """This process among those that train together."""
+
+    rank: int
+    num_processes: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Say whether this is the process that writes and reports."""
+        return self.rank == 0
+
+    def share(self, num_micro_batches: int) -> range:
+        """Give this process's part of a step's micro-batches.
+
+        Raises:
+            ConfigurationError: they cannot be shared out evenly.
+        """
+        if num_micro_batches % self.num_processes:
+            raise ConfigurationError(
+                f"{num_micro_batches} micro-batches cannot be shared out over {self.num_processes} processes: "
+                "num_micro_batches must be a multiple."
+            )
+        count = num_micro_batches // self.num_processes
+        return range(self.rank * count, (self.rank + 1) * count)
+
+    def wait(self) -> None:
+        """Wait until all processes have come here."""
+        if self.num_processes > 1:
+            dist.barrier()
+
+    def gathered(self, value: int) -> list[int]:
+        """Give what each process hands in, by rank, once all have."""
+        if self.num_processes == 1:
+            return [value]
+        mine = torch.tensor([value], device=self.device)
+        found = [torch.empty_like(mine) for _ in range(self.num_processes)]
+        dist.all_gather(found, mine)
+        return [int(each) for each in found]
+
+
+@contextlib.contextmanager
+def joined(device: str, num_threads: int, environment: Mapping[str, str]) -> Iterator[Group]:
+    """Join the processes that torchrun or `launch` started, or be the only one.
+
+    Raises:
+        ConfigurationError: CUDA is asked for and not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("run.device: CUDA is not available here.", param="run.device")
+    kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    place = torch.device(kind, int(environment.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
+    if kind == "cuda":
+        torch.cuda.set_device(place)
+    torch.set_num_threads(num_threads)
     torch.set_flush_denormal(True)
-    if num_processes > 1:
-        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=num_processes)
     try:
-        stage(out, minutes, rank)
-    finally:
-        if num_processes > 1:
+        if int(environment.get("WORLD_SIZE", "1")) == 1:
+            yield Group(0, 1, place)
+            return
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        try:
+            yield Group(dist.get_rank(), dist.get_world_size(), place)
+        finally:
             dist.destroy_process_group()
+    finally:
+        torch.set_flush_denormal(False)

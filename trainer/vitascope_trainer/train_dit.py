@@ -1,228 +1,242 @@
-"""Train the transformer and the text encoder together, by rectified flow on latents of the procedural world.
+"""Train the transformer and the text encoder together, by rectified flow on latents.
 
-Both clip lengths are trained, a batch at a time. Some steps on the captions alone come first, so that the text encoder
-already tells attributes apart when the transformer starts to listen.
+Some steps on the captions alone come first where the data have attributes, so that the text encoder already tells them
+apart when the transformer starts to listen.
 
-Shapes: B batch, C latent channels, F latent frames, h and w latent rows and columns, L text tokens.
+Shapes: B batch, C latent channels, T latent frames, H and W latent rows and columns, L text tokens, D text width;
+E = C + 2 channels of a condition: known, hinted, and the hint.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import random
-import time
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
-import typer
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vitascope_models.dit import DiT
+from vitascope_models.sampling import size_shift
 from vitascope_models.text import TextEncoder
-from vitascope_models.vae import VAE, from_uint8
-from vitascope_trainer.export import ARCHITECTURE
-from vitascope_trainer.optimiser import Optimiser, Rates
-from vitascope_trainer.states import read_state, write_state
-from vitascope_trainer.world import (
-    BACKGROUNDS,
-    COLOURS,
-    MOTIONS,
-    SHAPES,
-    SIZES,
-    Scene,
-    caption_and_gap,
-    random_scene,
-    render,
-    vocabulary,
-)
+from vitascope_trainer.config import ConditionShares, DitStage
+from vitascope_trainer.latents import Batch, Latents
+from vitascope_trainer.optimiser import Rates
+from vitascope_trainer.seeds import noise_generator, seeded
+from vitascope_trainer.sources import Bucket, Said, Source
 
-LENGTHS = (33, 17, 33, 33, 17)  # frames of successive batches; the longer clip is the default one
-BATCH = {17: 32, 33: 18}  # clips per process: about the same number of tokens
-_POOL = 900  # clips kept per length and process
-_FIRST = 160  # of them drawn before the first step, the others along the way
-_FRESH = 4
-_TEXT_STEPS = 120
-_NOISE_BIAS = 0.4  # flow times are logit-normal around sigmoid of this: layout and motion are decided near the noise
-_SAVE_S = 120.0
-_CLASSES: dict[str, tuple[str, ...]] = {
-    "shape": SHAPES,
-    "colour": tuple(COLOURS),
-    "motion": MOTIONS,
-    "background": BACKGROUNDS,
-    "size": SIZES[:2],
-}
+_MIN_CLIPS = 4
+_MAX_COMPILATIONS = 2000  # every block, for every bucket, with and without a temporal mask
+_PATCH_PX = 16  # pixels of a token's side: a patch of 2 x 2 latents of 8 x 8 pixels
 
 
 class Student(nn.Module):
     """What is trained: text encoder, transformer, and heads that read the attributes off a caption's mean."""
 
-    def __init__(self) -> None:
+    def __init__(self, text_encoder: TextEncoder, dit: DiT, classes: Mapping[str, tuple[str, ...]]) -> None:
+        """Put it together; without classes there are no heads."""
         super().__init__()
-        self.text_encoder = TextEncoder(vocabulary(), **ARCHITECTURE["text_encoder"])
-        self.dit = DiT(**ARCHITECTURE["dit"])
+        self.text_encoder = text_encoder
+        self.dit = dit
+        self.classes = classes
         self.heads = nn.ModuleDict(
-            {name: nn.Linear(self.text_encoder.width, len(classes)) for name, classes in _CLASSES.items()}
+            {name: nn.Linear(text_encoder.width, len(values)) for name, values in classes.items()}
         )
 
+    def read(self, texts: Sequence[str], num_tokens: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Give tokens (B, L, D), their mask (B, L) and their mean (B, D); None: L is that of the longest text."""
+        device = self.text_encoder.position.device
+        ids_BLG, mask_BL = (each.to(device) for each in self.text_encoder.tokenizer.batch(texts, num_tokens))
+        tokens_BLD, pooled_BD = self.text_encoder(ids_BLG, mask_BL)
+        return tokens_BLD, mask_BL, pooled_BD
 
-class Pool:
-    """Clips of one length as latents: a growing stock, then a stock whose clips are replaced a few at a time."""
-
-    def __init__(self, vae: VAE, num_frames: int, rng: random.Random) -> None:
-        """Draw the first clips."""
-        self._vae = vae
-        self._rng = rng
-        self.num_frames = num_frames
-        shape = vae.latent_shape(num_frames, 64, 64)
-        self.latents = torch.zeros(_POOL, *shape, dtype=torch.bfloat16)
-        self.weights = torch.zeros(_POOL, 1, *shape[1:])
-        self.scenes: list[Scene] = []
-        while len(self.scenes) < _FIRST:
-            self.refresh(min(20, _FIRST - len(self.scenes)))
-
-    def refresh(self, count: int) -> None:
-        """Add `count` new clips, or replace as many at random where the pool is full."""
-        scenes = [random_scene(self._rng) for _ in range(count)]
-        held = len(self.scenes)
-        slots = list(range(held, held + count)) if held + count <= _POOL else self._rng.sample(range(held), count)
-        self.latents[slots], self.weights[slots] = encoded(self._vae, scenes, self.num_frames, self._rng)
-        self.scenes.extend(scenes if slots[0] == held else [])
-        for slot, scene in zip(slots, scenes, strict=True):
-            self.scenes[slot] = scene
+    def attribute_loss(self, pooled_BD: Tensor, said: Sequence[Said]) -> Tensor:
+        """Sum the cross entropies of the attributes that the captions say."""
+        total = torch.zeros((), device=pooled_BD.device)
+        for name, values in self.classes.items():
+            labels = [values.index(each.attributes[name]) if name in each.attributes else -100 for each in said]
+            if any(label >= 0 for label in labels):
+                target = torch.tensor(labels, device=pooled_BD.device)
+                logits = self.heads[name](pooled_BD).float()
+                total = total + functional.cross_entropy(logits, target, ignore_index=-100)
+        return total
 
 
-def encoded(vae: VAE, scenes: list[Scene], num_frames: int, rng: random.Random) -> tuple[Tensor, Tensor]:
-    """Draw scenes and encode them: latents (B, C, F, h, w) and loss weights (B, 1, F, h, w)."""
-    clips = [render(scene, num_frames, rng) for scene in scenes]
-    frames = torch.stack([torch.from_numpy(frames) for frames, _ in clips])
-    masks = torch.stack([torch.from_numpy(mask) for _, mask in clips]).float() / 255.0
-    with torch.no_grad():
-        video = from_uint8(frames).bfloat16()
-        latents = vae.encode(video)
-    shown = functional.max_pool2d(masks, 8)  # B T h w
-    first, rest = shown[:, :1], shown[:, 1:].unflatten(1, (-1, 4)).amax(dim=2)
-    weights = 1.0 + 2.0 * torch.cat([first, rest], dim=1)[:, None]
-    return latents, weights / weights.mean(dim=(1, 2, 3, 4), keepdim=True)
+@dataclass(frozen=True)
+class Given:
+    """What of each clip is given besides the text."""
+
+    known_B1THW: Tensor
+    """1 where the latents are the clean ones."""
+    condition_BETHW: Tensor
 
 
-def _text_loss(student: Student, pooled_BD: Tensor, scenes: list[Scene], gaps: list[str | None]) -> Tensor:
-    """Sum the cross entropies of the attributes that the captions say; a gap of None is an empty caption."""
-    total = torch.zeros(())
-    for name, classes in _CLASSES.items():
-        labels = []
-        for scene, gap in zip(scenes, gaps, strict=True):
-            value = getattr(scene, name)
-            is_said = gap is not None and gap != name and value in classes
-            labels.append(classes.index(value) if is_said else -100)
-        if any(label >= 0 for label in labels):
-            logits = student.heads[name](pooled_BD).float()
-            total = total + functional.cross_entropy(logits, torch.tensor(labels), ignore_index=-100)
-    return total
+def given(batch: Batch, shares: ConditionShares, rng: random.Random) -> Given:
+    """Give each clip nothing, its first frame, its first and last, its last, or a beginning.
 
-
-def _flow_loss(dit: DiT, latents: Tensor, weights: Tensor, t_B: Tensor, text: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    noise = torch.randn_like(latents)
-    t = t_B[:, None, None, None, None]
-    noisy = (1.0 - t) * latents + t * noise
-    tokens_BLD, mask_BL, pooled_BD = text
-    velocity = dit(noisy.bfloat16(), t_B, tokens_BLD, mask_BL, pooled_BD).float()
-    error: Tensor = velocity - (noise - latents)
-    return (weights * error.square()).mean()
-
-
-def _read(student: Student, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-    ids_BL, mask_BL = student.text_encoder.tokenizer.batch(captions)
-    longest = int(mask_BL.sum(dim=1).max())
-    tokens_BLD, pooled_BD = student.text_encoder(ids_BL[:, :longest], mask_BL[:, :longest])
-    return tokens_BLD, mask_BL[:, :longest], pooled_BD
-
-
-def train_dit(out: Path, minutes: float, rank: int) -> None:
-    """Train for `minutes` of wall time in all, earlier runs on the same folder included.
-
-    Needs `vae.safetensors` in `out`; rank 0 writes the averaged `dit.safetensors` every two minutes and at the end.
+    A clip that begins part-way through what its caption says gets a beginning in any case: the caption alone would ask
+    for another clip.
     """
-    torch.manual_seed(200)
-    vae = VAE(**ARCHITECTURE["vae"])
-    vae.load_state_dict(read_state(out / "vae.safetensors"))
-    vae = vae.bfloat16().to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
-    student = Student().bfloat16()
-    blocks = [*student.text_encoder.blocks.named_parameters(), *student.dit.blocks.named_parameters()]
-    matrices = [parameter for name, parameter in blocks if name.endswith("weight") and parameter.ndim == 2]
-    optimiser = Optimiser(student.parameters(), matrices, Rates(adam=1e-3, muon=2e-3, average=0.998))
-    path = out / "dit-state.safetensors"
-    if path.exists():
-        optimiser.load(read_state(path))
-    rng = random.Random(f"dit {rank} {optimiser.num_steps}")
-    torch.manual_seed(rank + 10 * optimiser.num_steps)
-    pools = {num_frames: Pool(vae, num_frames, rng) for num_frames in BATCH}
-    check_rng = random.Random("check")
-    check_scenes = [random_scene(check_rng, held_out=True) for _ in range(24)]
-    check = encoded(vae, check_scenes, 33, check_rng)
-    check_captions = [caption_and_gap(scene, check_rng, plain=True)[0] for scene in check_scenes]
-    if rank == 0:
-        typer.echo(f"dit pools ready, {sum(p.numel() for p in student.parameters())} parameters")
-    began = saved = time.monotonic()
-    smooth, held_out, num_clips = 0.0, 0.0, 0
-    while (progress := optimiser.elapsed_s / (60 * minutes)) < 1.0:
-        is_text = optimiser.num_steps < _TEXT_STEPS
-        pool = pools[LENGTHS[optimiser.num_steps % len(LENGTHS)]]
-        size = 64 if is_text else BATCH[pool.num_frames]
-        chosen = [] if is_text else rng.sample(range(len(pool.scenes)), size)
-        scenes = [random_scene(rng) for _ in range(size)] if is_text else [pool.scenes[index] for index in chosen]
-        captions, gaps = [], []
-        for scene in scenes:
-            caption, gap = caption_and_gap(scene, rng)
-            is_dropped = not is_text and rng.random() < 0.1
-            captions.append("" if is_dropped else caption)
-            gaps.append(None if is_dropped else gap)
-        text = _read(student, captions)
-        loss = 0.1 * _text_loss(student, text[2], scenes, gaps)
-        if not is_text:
-            pool.refresh(_FRESH)
-            t_B = (torch.randn(size) + _NOISE_BIAS).sigmoid()
-            flow = _flow_loss(student.dit, pool.latents[chosen].float(), pool.weights[chosen], t_B, text)
-            loss = loss + flow
-            smooth = float(flow.detach()) if smooth == 0.0 else 0.97 * smooth + 0.03 * float(flow.detach())
-            num_clips += size * (dist.get_world_size() if dist.is_initialized() else 1)
-        loss.backward()
-        warm = min(1.0, (optimiser.num_steps + 1) / 40 if is_text else (optimiser.num_steps + 1 - _TEXT_STEPS) / 80)
-        now = time.monotonic()
-        seconds, began = now - began, now
-        norm = optimiser.step(seconds, warm * (1.0 if progress < 0.5 else 0.01 + 0.99 * 2.0 * (1.0 - progress)))
-        if optimiser.num_steps % 100 == 0:
-            generator_state = torch.get_rng_state()
-            torch.manual_seed(1)
-            with torch.no_grad():
-                t_B = torch.linspace(0.02, 0.98, len(check_scenes))
-                text = _read(student, check_captions)
-                held_out = float(_flow_loss(student.dit, check[0].float(), check[1], t_B, text))
-            torch.set_rng_state(generator_state)
-        if rank == 0 and optimiser.num_steps % 20 == 0:
-            typer.echo(
-                f"dit step={optimiser.num_steps} elapsed_s={optimiser.elapsed_s:.0f} loss={float(loss.detach()):.4f} "
-                f"flow={smooth:.4f} held_out={held_out:.4f} norm={norm:.2f} step_s={seconds:.2f} clips={num_clips}",
-            )
-        if rank == 0 and time.monotonic() - saved > _SAVE_S:
-            saved = time.monotonic()
-            _save(out, path, optimiser, student, smooth, held_out)
-    if rank == 0:
-        _save(out, path, optimiser, student, smooth, held_out)
-    if dist.is_initialized():
-        dist.barrier()
+    latents = batch.latents_BCTHW
+    known = torch.zeros_like(latents[:, :1])
+    hinted, hint = torch.zeros_like(known), torch.zeros_like(latents)
+    num_frames = latents.shape[2]
+    bounds = [shares.prefix, shares.first_frame, shares.keyframes, shares.last_frame]
+    for index, is_continuation in enumerate(batch.is_continuation):
+        drawn = rng.random()
+        kind = next((kind for kind in range(4) if drawn < sum(bounds[: kind + 1])), None)
+        if is_continuation or kind == 0:
+            known[index, :, : rng.randint(min(2, num_frames - 1), num_frames - 1)] = 1.0
+        elif kind in (1, 2):
+            known[index, :, 0] = 1.0
+        if not is_continuation and kind in (2, 3):
+            hinted[index, :, -1] = 1.0
+            hint[index, :, -1] = batch.last_BCHW[index]
+    return Given(known, torch.cat([known, hinted, hint], dim=1))
 
 
-def _save(out: Path, path: Path, optimiser: Optimiser, student: Student, smooth: float, held_out: float) -> None:
-    write_state(path, optimiser.state())
-    averages = optimiser.averages(student.named_parameters())
-    kept = {name: value for name, value in averages.items() if not name.startswith("heads.")}
-    write_state(out / "dit.safetensors", kept)
-    report = {
-        "num_steps": optimiser.num_steps,
-        "elapsed_s": round(optimiser.elapsed_s),
-        "flow_loss": round(smooth, 4),
-        "held_out_flow_loss": round(held_out, 4),
-    }
-    (out / "training.json").write_text(json.dumps(report), encoding="utf-8")
+class DitTask:
+    """What the stage `dit` trains."""
+
+    name = "dit"
+
+    def __init__(
+        self,
+        student: Student,
+        stage: DitStage,
+        source: Source,
+        latents: Latents,
+        held_out: Callable[[], Batch | None],
+        draw_sheet: Callable[[Mapping[str, Tensor], int], Image.Image | None],
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        has_text_steps: bool,
+        compile_blocks: bool = False,
+    ) -> None:
+        """Take a student, fp32; `held_out` gives clips that are measured and never trained on."""
+        self.module: nn.Module = student.to(device)
+        self._student = student
+        self._stage = stage
+        self._source = source
+        self._latents = latents
+        self._make_held_out = held_out
+        self._draw_sheet = draw_sheet
+        self._seed = seed
+        self._device = device
+        self.dtype = dtype
+        blocks = [*student.text_encoder.blocks.named_parameters(), *student.dit.blocks.named_parameters()]
+        self.matrices: Sequence[nn.Parameter] = [
+            each for name, each in blocks if name.endswith("weight") and each.ndim == 2
+        ]
+        self.rates = Rates(
+            adam=stage.learning_rate, muon=stage.muon_learning_rate, beta2=stage.beta2, average=stage.ema
+        )
+        self.num_steps = stage.steps
+        self.num_micro_batches = stage.num_micro_batches
+        self._text_steps = stage.text_steps if has_text_steps and source.classes else 0
+        self._held_out: Batch | None = None
+        # Compiled code is of one shape, so captions of every length come as long as the longest.
+        self._num_tokens = student.text_encoder.tokenizer.max_tokens if compile_blocks else None
+        if compile_blocks:
+            import torch._dynamo as dynamo  # takes seconds
+
+            dynamo.config.recompile_limit = _MAX_COMPILATIONS
+            dynamo.config.accumulated_recompile_limit = _MAX_COMPILATIONS
+            for block in student.dit.blocks:
+                block.compile(dynamic=False)
+        self._buckets = [each.bucket for each in stage.buckets]
+
+    def scale(self, step: int) -> float:
+        """Give what multiplies the learning rates; they warm up for the captions alone, and again for the clips."""
+        return self._stage.scale(step, 0 if step < self._text_steps else self._text_steps)
+
+    def loss(self, step: int, micro_batch: int) -> tuple[Tensor, int]:
+        """Give the loss of a micro-batch of captions, or of clips and captions."""
+        rng = seeded("dit", self._seed, step, micro_batch)
+        if step < self._text_steps:
+            first = (step * self.num_micro_batches + micro_batch) * self._stage.text_clips
+            indices = range(first, first + self._stage.text_clips)
+            said = [self._source.said(index, self._buckets[0], rng) for index in indices]
+            _, _, pooled_BD = self._student.read([each.text for each in said])
+            return self._stage.attribute_weight * self._student.attribute_loss(pooled_BD, said), len(said)
+        # All micro-batches of a step share what decides how long they take.
+        together = seeded("dit", self._seed, step)
+        bucket = together.choices(self._buckets, [each.weight for each in self._stage.buckets])[0]
+        temporal = self._stage.temporal.model_dump()
+        mode = together.choices(list(temporal), list(temporal.values()))[0]
+        batch = self._latents.draw(bucket, self.num_clips(bucket), step, micro_batch, rng)
+        said = [Said("") if rng.random() < self._stage.caption_dropout else each for each in batch.said]
+        noise = noise_generator(self._device, "dit", self._seed, step, micro_batch)
+        u_B = (torch.randn(len(said), generator=noise, device=self._device) + self._stage.time_bias).sigmoid()
+        text = self._student.read([each.text for each in said], self._num_tokens)
+        loss = self._flow_loss(batch, given(batch, self._stage.conditions, rng), u_B, text, noise, mode)
+        if self._stage.attribute_weight:
+            loss = loss + self._stage.attribute_weight * self._student.attribute_loss(text[2], said)
+        return loss, len(said)
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Give the flow loss over the same held-out clips at flow times all over (0, 1), with nothing given."""
+        if self._held_out is None:
+            self._held_out = self._make_held_out()
+        batch = self._held_out
+        if batch is None:
+            return {}
+        noise = noise_generator(self._device, "dit check")
+        nothing = given(batch, ConditionShares(first_frame=0, keyframes=0, last_frame=0, prefix=0), seeded("nothing"))
+        t_B = torch.linspace(0.02, 0.98, len(batch.said), device=self._device)
+        text = self._student.read([each.text for each in batch.said])
+        with torch.compiler.set_stance("force_eager") if self._num_tokens else contextlib.nullcontext():
+            loss = self._flow_loss(batch, nothing, t_B, text, noise, "full", is_shifted=False)
+        return {"held_out_loss": float(loss)}
+
+    def sheet(self, averages: Mapping[str, Tensor], num_clips: int) -> Image.Image | None:
+        """Generate clips from held-out captions with the averaged weights."""
+        return self._draw_sheet(averages, num_clips)
+
+    def num_clips(self, bucket: Bucket) -> int:
+        """Give the clips in a micro-batch of a bucket: about the same number of tokens for every bucket."""
+        num_tokens = ((bucket.num_frames - 1) // 4 + 1) * tokens_per_frame(bucket)
+        return max(_MIN_CLIPS, self._stage.tokens_per_batch // num_tokens)
+
+    def _flow_loss(
+        self,
+        batch: Batch,
+        given_: Given,
+        u_B: Tensor,
+        text: tuple[Tensor, Tensor, Tensor],
+        generator: torch.Generator,
+        temporal: str,
+        is_shifted: bool = True,
+    ) -> Tensor:
+        """Weigh and average the squared error of the velocity where the latents are not given (Liu et al. 2022).
+
+        `u_B` are flow times before the shift that larger frames need (Esser et al. 2024, section 5.3.2).
+        """
+        latents, known = batch.latents_BCTHW.to(self._device), given_.known_B1THW.to(self._device)
+        if is_shifted:
+            num_tokens = latents.shape[3] * latents.shape[4] // 4
+            shift = size_shift(1.0, num_tokens, self._stage.base_tokens)
+            u_B = shift * u_B / (1.0 + (shift - 1.0) * u_B)
+        noise = torch.randn(latents.shape, generator=generator, device=self._device)
+        t = u_B[:, None, None, None, None]
+        noisy = torch.where(known > 0, latents, (1.0 - t) * latents + t * noise)
+        condition = given_.condition_BETHW.to(self._device, self.dtype)
+        tokens_BLD, mask_BL, pooled_BD = text
+        velocity = self._student.dit(
+            noisy.to(self.dtype), u_B, tokens_BLD, mask_BL, pooled_BD, condition, temporal=temporal
+        )
+        weights = 1.0 - known
+        if batch.objects_BTHW is not None:
+            weights = weights * (1.0 + self._stage.object_weight * batch.objects_BTHW[:, None].to(self._device))
+        error: Tensor = velocity.float() - (noise - latents)
+        return (weights / weights.mean() * error.square()).mean()
+
+
+def tokens_per_frame(bucket: Bucket) -> int:
+    """Give the transformer's tokens for a latent frame."""
+    return (bucket.height // _PATCH_PX) * (bucket.width // _PATCH_PX)

@@ -16,7 +16,8 @@
     ├── ConflictError                   conflict                conflict
     │   ├── StaleAttemptError           stale_attempt
     │   ├── VideoNotFinishedError       not_finished
-    │   └── ModelChangedError           model_changed
+    │   ├── ModelChangedError           model_changed
+    │   └── ReferenceExpiredError       reference_expired
     ├── QuotaExceededError              quota_exceeded          exhausted
     ├── UnavailableError                unavailable             unavailable
     ├── DeadlineError                   deadline_exceeded       timeout
@@ -187,6 +188,13 @@ class ModelChangedError(ConflictError):
 
     code = "model_changed"
     default_message = "The model has changed since then."
+
+
+class ReferenceExpiredError(ConflictError):
+    """A picture or clip that a job was made from is no longer kept."""
+
+    code = "reference_expired"
+    default_message = "The pictures of this request are no longer kept: send it as a new one, with them."
 
 
 class QuotaExceededError(VitascopeError):

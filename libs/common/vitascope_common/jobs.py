@@ -5,7 +5,7 @@ outputs belong to the task. A transition is one conditional UPDATE; zero rows is
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -108,6 +108,22 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A picture or a clip that the new clip is made from."""
+
+    role: str
+    """One of `references.ReferenceRole`, as text: a newer build may know more of them."""
+    artifact: Artifact
+    strength: float = 0.0
+    """Of "change": 0 keeps the clip, 1 ignores it; 0 for the other roles."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Reference":
+        """Rebuild a reference from its JSON form. Raises TypeError or KeyError for one of another build."""
+        return cls(**{**data, "artifact": Artifact(**data["artifact"])})
+
+
+@dataclass(frozen=True)
 class GenerateParams:
     """Everything the stage "generate" needs to know; all values resolved."""
 
@@ -125,6 +141,19 @@ class GenerateParams:
     solver: str
     seed: int
     seconds: str
+    references: tuple[Reference, ...] = ()
+    """At most one of each role."""
+    guidance_start: float = 1.0
+    guidance_end: float = 0.0
+    """Flow times, 1 (noise) to 0, between which guidance acts."""
+    guidance_rescale: float = 0.0
+    temporal_attention: str = ""
+    """One of "full", "causal", "window"; "": the model's own."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "GenerateParams":
+        """Rebuild parameters from their JSON form. Raises TypeError or KeyError for those of another build."""
+        return cls(**{**data, "references": tuple(map(Reference.from_dict, data.get("references", ())))})
 
 
 @dataclass(frozen=True)
@@ -153,13 +182,22 @@ PARAMS: Mapping[str, type[GenerateParams] | type[FinishParams]] = {"generate": G
 
 
 def params_to_dict(params: Params) -> dict[str, Any]:
-    """Return the JSON form that a task row keeps."""
-    return dict(params.values) if isinstance(params, JsonParams) else asdict(params)
+    """Return the JSON form that a task row keeps.
+
+    Without the fields that hold their default: what says no more than an older build could say, is what it said.
+    """
+    if isinstance(params, JsonParams):
+        return dict(params.values)
+    said = [one.name for one in fields(params) if one.default is MISSING or getattr(params, one.name) != one.default]
+    values = asdict(params)
+    return {name: values[name] for name in said}
 
 
 def params_from_dict(kind: str, stage: str, data: Mapping[str, Any]) -> Params:
     """Rebuild the parameters of a stage. Raises TypeError or KeyError for those of another build."""
-    return PARAMS[stage](**data) if kind == "generate" else JsonParams(dict(data))
+    if kind != "generate":
+        return JsonParams(dict(data))
+    return GenerateParams.from_dict(data) if PARAMS[stage] is GenerateParams else FinishParams(**data)
 
 
 @dataclass(frozen=True)

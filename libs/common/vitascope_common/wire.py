@@ -14,6 +14,7 @@ from vitascope_common.jobs import (
     JsonParams,
     Params,
     Progress,
+    Reference,
     Task,
 )
 from vitascope_proto.v1 import jobs_pb2
@@ -93,14 +94,23 @@ def task_to_proto(task: Task) -> jobs_pb2.Task:
 def _params_from_proto(message: jobs_pb2.Task) -> Params:
     which = message.WhichOneof("params")
     if which == "generate":
-        source: Any = message.generate
-        return GenerateParams(**{name: getattr(source, name) for name in GenerateParams.__dataclass_fields__})
+        return _generate_from_proto(message.generate)
     if which == "finish":
-        source = message.finish
+        source: Any = message.finish
         return FinishParams(**{name: getattr(source, name) for name in FinishParams.__dataclass_fields__})
     if which == "json_params":
         return JsonParams(json.loads(message.json_params))
     raise InternalError(f"task {message.task_id} has parameters of a kind that this build does not know: {which}")
+
+
+def _generate_from_proto(message: Any) -> GenerateParams:
+    values = {name: getattr(message, name) for name in GenerateParams.__dataclass_fields__}
+    values["references"] = tuple(
+        Reference(one.role, artifact_from_proto(one.artifact), one.strength) for one in message.references
+    )
+    if not message.HasField("guidance_start"):  # the sender is older than the field
+        del values["guidance_start"]
+    return GenerateParams(**values)
 
 
 def task_from_proto(message: jobs_pb2.Task) -> Task:

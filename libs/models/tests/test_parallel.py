@@ -39,6 +39,7 @@ for mode in ("full", "causal", "window"):
     dit.eval().requires_grad_(False)
     mask = torch.tensor([[True] * 5 + [False] * 2]).expand(2, 7)
     inputs = (torch.randn(2, 4, 5, 8, 4), torch.rand(2), torch.randn(2, 7, 16), mask, torch.randn(2, 16))
+    inputs = (*inputs, torch.randn(2, 6, 5, 8, 4))
     with torch.inference_mode():
         found[f"whole.{mode}"] = dit(*inputs)
         shard_dit(dit, mesh)

@@ -1,21 +1,12 @@
-"""The VAE: shapes, causality, and decoding that streams."""
+"""The VAE: shapes, causality, streams that give the whole bit for bit, and previews."""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from vitascope_models.vae import VAE, from_uint8, to_uint8
-
-
-@pytest.fixture
-def vae() -> VAE:
-    vae = VAE(latent_channels=4, widths=(16, 12, 8))
-    with torch.no_grad():
-        for parameter in vae.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        vae.latent_mean.copy_(torch.randn(4))
-        vae.latent_std.copy_(torch.rand(4) + 0.5)
-    return vae.eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize(("num_frames", "num_latents"), [(1, 1), (17, 5), (33, 9)])
@@ -30,21 +21,70 @@ def test_shapes(vae: VAE, num_frames: int, num_latents: int) -> None:
 def test_what_has_no_latents_is_refused(vae: VAE, num_frames: int, height: int, width: int) -> None:
     with pytest.raises(ValueError, match="no latents"):
         vae.latent_shape(num_frames, height, width)
+    with pytest.raises(ValueError, match="no latents"):
+        vae.encode(torch.zeros(1, 3, num_frames, height, width))
 
 
-@pytest.mark.parametrize("num_latents", [1, 2, 5, 9])
-def test_streaming_equals_decoding_at_once(vae: VAE, num_latents: int) -> None:
-    latents = torch.randn(1, 4, num_latents, 4, 4)
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 16), (24, 40)])
+@pytest.mark.parametrize("sizes", [[17], [1] * 17, [4, 4, 4, 4, 1], [3, 5, 9], [2, 0, 15], [1, 16]])
+def test_encoding_in_chunks_is_encoding_the_whole_bit_for_bit(
+    vae: VAE, sizes: list[int], height: int, width: int
+) -> None:
+    frames = torch.randint(0, 256, (2, 17, height, width, 3), dtype=torch.uint8)
+    whole = vae.encode(from_uint8(frames))
+    parts = list(vae.encode_stream(from_uint8(chunk.clone()) for chunk in frames.split(sizes, dim=1)))
+    assert [part.shape[2] for part in parts] == [1] * 5
+    assert torch.equal(torch.cat(parts, dim=2), whole)
+    assert torch.equal(vae.encode(from_uint8(frames).contiguous()), whole)  # nor does the memory layout matter
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (4, 4), (3, 5)])
+@pytest.mark.parametrize("sizes", [[5], [1] * 5, [2, 3], [4, 0, 1]])
+def test_decoding_in_chunks_is_decoding_the_whole_bit_for_bit(
+    vae: VAE, sizes: list[int], height: int, width: int
+) -> None:
+    latents = torch.randn(1, 4, 5, height, width)
     whole = to_uint8(vae.decode(latents))[0]
-    chunks = list(vae.decode_stream(latents))
-    assert [len(chunk) for chunk in chunks] == [1] + [4] * (num_latents - 1)
-    # The same sums in batches of another size: floats may differ in the last bits, so bytes by one at most.
-    assert (torch.cat(chunks).int() - whole.int()).abs().max() <= 1
+    parts = list(vae.decode_stream(chunk.clone() for chunk in latents.split(sizes, dim=2)))
+    assert [len(part) for part in parts] == [1, 4, 4, 4, 4]
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(torch.cat(list(vae.decode_stream(latents))), whole)
 
 
-def test_streaming_is_bit_identical_to_itself(vae: VAE) -> None:
-    latents = torch.randn(1, 4, 5, 4, 4)
-    assert torch.equal(torch.cat(list(vae.decode_stream(latents))), torch.cat(list(vae.decode_stream(latents))))
+def test_latents_come_as_soon_as_their_frames_are_there(vae: VAE) -> None:
+    num_seen = 0
+
+    def camera() -> Iterator[Tensor]:
+        nonlocal num_seen
+        for _ in range(9):
+            num_seen += 1
+            yield torch.rand(1, 3, 1, 16, 16)
+
+    assert [num_seen for _ in vae.encode_stream(camera())] == [1, 5, 9]
+
+
+def test_a_stream_that_ends_within_a_group_is_refused(vae: VAE) -> None:
+    stream = vae.encode_stream([torch.rand(1, 3, 7, 16, 16)])
+    assert len([next(stream), next(stream)]) == 2
+    with pytest.raises(ValueError, match="no latents for 7 frames"):
+        next(stream)
+
+
+def test_all_frames_at_once_give_the_same_up_to_rounding(vae: VAE) -> None:
+    video = torch.rand(2, 3, 17, 32, 16) * 2 - 1
+    mean, log_var = vae.moments(video)
+    scale, shift = (each[None, :, None, None, None] for each in (vae.latent_std, vae.latent_mean))
+    latents = vae.encode(video)
+    torch.testing.assert_close((mean - shift) / scale, latents, rtol=0, atol=1e-4)
+    assert log_var.shape == mean.shape
+    torch.testing.assert_close(vae.reconstruct(mean), vae.decode(latents), rtol=0, atol=1e-4)
+
+
+def test_training_has_gradients_and_inference_has_none(vae: VAE) -> None:
+    vae.requires_grad_(True)
+    video = torch.rand(1, 3, 5, 16, 16)
+    assert vae.reconstruct(vae.moments(video)[0]).requires_grad
+    assert not vae.decode(vae.encode(video)).requires_grad
 
 
 def test_streaming_never_holds_more_than_four_frames(vae: VAE) -> None:
@@ -53,9 +93,11 @@ def test_streaming_never_holds_more_than_four_frames(vae: VAE) -> None:
     def note(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         sizes.append(len(arguments[0]))
 
-    for layer in vae.decoder:
+    for layer in (*vae.encoder, *vae.decoder):
         layer.register_forward_pre_hook(note)
-    for _ in vae.decode_stream(torch.randn(1, 4, 12, 4, 4)):
+    latents = torch.cat(list(vae.encode_stream([torch.rand(1, 3, 45, 16, 16)])), dim=2)
+    assert max(sizes) == 4
+    for _ in vae.decode_stream(latents):
         pass
     assert max(sizes) == 4
 
@@ -65,19 +107,58 @@ def test_streaming_takes_one_clip(vae: VAE) -> None:
         next(vae.decode_stream(torch.randn(2, 4, 3, 4, 4)))
 
 
-def test_the_future_does_not_reach_the_past(vae: VAE) -> None:
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_the_future_does_not_reach_the_past(vae: VAE, is_streamed: bool) -> None:
+    def encoded(video: Tensor) -> Tensor:
+        return vae.encode(video) if is_streamed else vae.moments(video)[0]
+
+    def decoded(latents: Tensor) -> Tensor:
+        return vae.decode(latents) if is_streamed else vae.reconstruct(latents)
+
     video = torch.rand(1, 3, 17, 16, 16) * 2 - 1
-    changed = video.clone()
-    changed[:, :, 9:] = -changed[:, :, 9:]  # from the fourth latent frame on
-    before, after = vae.encode(video), vae.encode(changed)
-    assert torch.equal(before[:, :, :3], after[:, :, :3])
-    assert not torch.equal(before[:, :, 3:], after[:, :, 3:])
-    other = before.clone()
-    other[:, :, 3:] += 1.0
-    assert torch.equal(vae.decode(before)[:, :, :9], vae.decode(other)[:, :, :9])
-    assert not torch.equal(vae.decode(before)[:, :, 9:], vae.decode(other)[:, :, 9:])
+    before = encoded(video)
+    for first_changed in range(1, 17):
+        changed = video.clone()
+        changed[:, :, first_changed:] *= -1
+        after = encoded(changed)
+        num_same = (first_changed - 1) // 4 + 1  # the latents of all frames before the changed ones
+        assert torch.equal(before[:, :, :num_same], after[:, :, :num_same])
+        assert not torch.equal(before[:, :, num_same:], after[:, :, num_same:])
+    for first_changed in range(1, 5):
+        other = before.clone()
+        other[:, :, first_changed:] += 1.0
+        num_same = 4 * (first_changed - 1) + 1
+        assert torch.equal(decoded(before)[:, :, :num_same], decoded(other)[:, :, :num_same])
+        assert not torch.equal(decoded(before)[:, :, num_same:], decoded(other)[:, :, num_same:])
 
 
 def test_frames_survive_the_way_to_floats_and_back() -> None:
     frames = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 1, 16, 16, 3)
     assert torch.equal(to_uint8(from_uint8(frames)), frames)
+
+
+def test_a_preview_is_grey_before_it_is_fitted(vae: VAE) -> None:
+    preview = vae.preview(torch.randn(1, 4, 3, 2, 5))
+    assert preview.shape == (3, 8, 20, 3)
+    assert preview.dtype == torch.uint8
+    assert bool(((preview == 127) | (preview == 128)).all())
+
+
+def test_a_preview_shows_each_cell_as_a_tile_by_a_linear_map(vae: VAE) -> None:
+    vae.preview_weight.normal_(std=0.2)
+    vae.preview_bias.normal_(std=0.2)
+    latents = torch.randn(1, 4, 3, 2, 5)
+    values = vae.preview_weight @ latents[0, :, 1, 1, 3] + vae.preview_bias
+    expected = to_uint8(values.view(1, 3, 1, 4, 4))[0, 0]  # colour, row, column of the tile
+    assert torch.equal(vae.preview(latents)[1, 4:8, 12:16], expected)
+    with pytest.raises(ValueError, match="one clip"):
+        vae.preview(torch.randn(2, 4, 3, 2, 5))
+
+
+def test_weights_of_a_training_without_a_preview_load(vae: VAE) -> None:
+    state = {name: value for name, value in vae.state_dict().items() if not name.startswith("preview")}
+    fresh = VAE(latent_channels=4, widths=(16, 12, 8)).eval()
+    fresh.load_state_dict(state)
+    latents = torch.randn(1, 4, 2, 2, 2)
+    assert torch.equal(fresh.decode(latents), vae.decode(latents))
+    assert not fresh.preview_weight.any()

@@ -1,6 +1,7 @@
 """Turn the files that a model card names into modules, and back.
 
-A card's `architecture` holds each module's constructor arguments; its `files` name what lies in the model's folder.
+A card's `architecture` holds each module's constructor arguments, and for the text encoder also its `type` ("ngram",
+which is ours, where none is given). `attention` says who sees whom across time; `files` name what lies in the folder.
 Hashes are not checked here: whoever hands over a folder has verified it.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,14 +19,16 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from vitascope_common.errors import InvalidModelError
+from vitascope_common.files import atomic_write
 from vitascope_models.dit import DiT
-from vitascope_models.text import TextEncoder
+from vitascope_models.text import PromptEncoder, TextEncoder
 from vitascope_models.vae import VAE
 
 Card = Mapping[str, Any]
 Module = TypeVar("Module", bound=nn.Module)
 
 _MODULES = ("vae", "text_encoder", "dit")
+_DIT_ATTENTION = {"temporal": "temporal_attention", "window": "window", "num_anchors": "num_anchors"}
 
 
 def load_vae(folder: Path, card: Card) -> VAE:
@@ -39,24 +42,37 @@ def load_vae(folder: Path, card: Card) -> VAE:
     return vae
 
 
-def load_text_encoder(folder: Path, card: Card) -> TextEncoder:
-    """Build the text encoder with its vocabulary and weights, fp32, for inference.
+def load_text_encoder(folder: Path, card: Card) -> PromptEncoder:
+    """Build the text encoder that the card names, with its weights, fp32, for inference.
 
     Raises:
-        InvalidModelError: the card or a file does not describe a text encoder of ours.
+        InvalidModelError: the card or a file does not describe a text encoder that we know.
     """
-    path = _path(folder, card, "vocabulary")
-    try:
-        words = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidModelError(f"The vocabulary of model {_name(card)} cannot be read: {error}") from error
-    encoder = _build_text_encoder(card, words)
+    kind = _architecture(card, "text_encoder").get("type", _OURS)
+    load = TEXT_ENCODERS.get(kind) if isinstance(kind, str) else None
+    if load is None:
+        known = ", ".join(sorted(TEXT_ENCODERS))
+        raise InvalidModelError(f"Model {_name(card)} wants a text encoder of type {kind!r}; there are: {known}.")
+    return load(folder, card)
+
+
+def _load_ngram(folder: Path, card: Card) -> TextEncoder:
+    encoder = _build_text_encoder(card)
     _fill(encoder, folder, card, "text_encoder")
     return encoder
 
 
+_OURS = "ngram"
+
+TEXT_ENCODERS: Mapping[str, Callable[[Path, Card], PromptEncoder]] = {_OURS: _load_ngram}
+"""How each type of text encoder comes from a model's folder and card."""
+
+
 def load_dit(folder: Path, card: Card) -> DiT:
-    """Build the diffusion transformer with its weights, fp32, for inference; `attention.temporal` picks its mask.
+    """Build the diffusion transformer with its weights, fp32, for inference.
+
+    The card's `attention` picks who sees whom across time: `temporal`, and for a window `window` and `num_anchors`,
+    which count latent frames.
 
     Raises:
         InvalidModelError: the card or the file does not describe a transformer of ours.
@@ -66,66 +82,61 @@ def load_dit(folder: Path, card: Card) -> DiT:
     return dit
 
 
-def random_weights(
-    card: Card, folder: Path, seed: int, words: Sequence[str] = ("a", "red", "circle")
-) -> dict[str, Any]:
-    """Write random weights and a vocabulary for a card's architecture, as its `files` name them (or by default names).
+def random_weights(card: Card, folder: Path, seed: int) -> dict[str, Any]:
+    """Write random weights for a card's architecture, as its `files` name them (or by default names).
 
-    For tests of small configurations. Every tensor differs from zero, so nothing is trivially equal. Returns a copy of
-    the card whose `files` and `vocabulary` describe what was written.
+    For tests of small configurations. Every weight differs from zero, so nothing is trivially equal. Returns a copy of
+    the card whose `files` describe what was written.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        modules: dict[str, nn.Module] = {
-            "vae": _build_vae(card),
-            "text_encoder": _build_text_encoder(card, words),
-            "dit": _build_dit(card),
-        }
-        for module in modules.values():
-            for parameter in module.parameters():
-                parameter.data.add_(0.02 * torch.randn_like(parameter))
-    return write_files(card, folder, modules, words)
+        vae, text_encoder, dit = _build_vae(card), _build_text_encoder(card), _build_dit(card)
+        modules: dict[str, nn.Module] = {"vae": vae, "text_encoder": text_encoder, "dit": dit}
+        with torch.no_grad():
+            for module in modules.values():
+                for parameter in module.parameters():
+                    parameter.add_(0.02 * torch.randn_like(parameter))
+            text_encoder.ngram.weight[0] = 0.0
+            vae.preview_weight.normal_(std=0.3)
+        return write_files(card, folder, modules)
 
 
-def write_files(card: Card, folder: Path, modules: Mapping[str, nn.Module], words: Sequence[str]) -> dict[str, Any]:
-    """Write modules as fp16 safetensors and the vocabulary, one word per line; returns the card with `files` filled."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_files(card: Card, folder: Path, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """Write modules as fp16 safetensors, each whole or not at all; returns the card with `files` filled."""
     described: dict[str, Any] = copy.deepcopy(dict(card))
     named = described.get("files") or {}
     files: dict[str, Any] = {}
     for name in _MODULES:
         path = (named.get(name) or {}).get("path", f"{name}.safetensors")
         tensors = {key: value.detach().half().contiguous() for key, value in modules[name].state_dict().items()}
-        (folder / path).write_bytes(save(tensors))
-        files[name] = _described(folder, path)
-    path = (named.get("vocabulary") or {}).get("path", "vocabulary.txt")
-    (folder / path).write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
-    files["vocabulary"] = _described(folder, path)
-    return described | {"files": files, "vocabulary": path}
-
-
-def _described(folder: Path, path: str) -> dict[str, Any]:
-    content = (folder / path).read_bytes()
-    return {"path": path, "sha256": hashlib.sha256(content).hexdigest(), "num_bytes": len(content)}
+        content = save(tensors)
+        atomic_write(folder / path, content)
+        files[name] = {"path": path, "sha256": hashlib.sha256(content).hexdigest(), "num_bytes": len(content)}
+    return described | {"files": files}
 
 
 def _build_vae(card: Card) -> VAE:
     return _built(VAE, card, "vae", _architecture(card, "vae"))
 
 
-def _build_text_encoder(card: Card, words: Sequence[str]) -> TextEncoder:
-    return _built(TextEncoder, card, "text_encoder", _architecture(card, "text_encoder") | {"vocabulary": list(words)})
+def _build_text_encoder(card: Card) -> TextEncoder:
+    arguments = _architecture(card, "text_encoder")
+    arguments.pop("type", None)
+    return _built(TextEncoder, card, "text_encoder", arguments)
 
 
 def _build_dit(card: Card) -> DiT:
-    mode = (card.get("attention") or {}).get("temporal", "full")
-    return _built(DiT, card, "dit", {"temporal_attention": mode} | _architecture(card, "dit"))
+    told = card.get("attention") or {}
+    if not isinstance(told, Mapping):
+        raise InvalidModelError(f"The attention of model {_name(card)} must be names and values, not {told!r}.")
+    attention = {_DIT_ATTENTION[name]: told[name] for name in _DIT_ATTENTION if told.get(name) is not None}
+    return _built(DiT, card, "dit", attention | _architecture(card, "dit"))
 
 
 def _built(kind: type[Module], card: Card, name: str, arguments: dict[str, Any]) -> Module:
     try:
         return kind(**arguments)
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:  # torch raises any of them
         raise InvalidModelError(f"The {name} of model {_name(card)} is not one of ours: {error}") from error
 
 
@@ -152,7 +163,8 @@ def _fill(module: nn.Module, folder: Path, card: Card, name: str) -> None:
 
 
 def _architecture(card: Card, name: str) -> dict[str, Any]:
-    arguments = (card.get("architecture") or {}).get(name)
+    modules = card.get("architecture")
+    arguments = modules.get(name) if isinstance(modules, Mapping) else None
     if not isinstance(arguments, Mapping):
         raise InvalidModelError(f"The card of model {_name(card)} says no architecture for {name}.")
     return dict(arguments)

@@ -1,23 +1,30 @@
 """The causal 3D VAE: video to latents and back, 4x smaller in time and 8x in space.
 
-Causal means that a frame depends on earlier frames only, so a clip can be decoded while later latents are still
-unknown: the first latent frame makes one video frame, every further one makes four, and the last two frames seen by
-each temporal convolution are all there is to remember between them.
+Causal means that a frame depends on earlier frames only, so a clip can be encoded while it is still being shot, and
+decoded while later latents are still unknown: the first latent frame stands for one video frame, every further one for
+four, and the last frame or two seen by each temporal convolution are all there is to remember between them.
+
+There are two ways through the network. Inference (`encode`, `decode` and their streams) goes a latent frame at a time,
+so that a clip in chunks is the whole clip, bit for bit, and memory does not grow with it. Training (`moments`,
+`reconstruct`) takes all frames at once, which has gradients and gives the same up to rounding.
 
 Shapes: B batch, C channels, T frames, H rows, W columns; N = B * T images. F latent frames, h = H/8, w = W/8.
-Inside, features are `x_NCHW` with the batch and the frames folded together (2D convolutions want them so).
+Inside, features are `x_NCHW` with the batch and the frames folded together (2D convolutions want them so). In memory
+the channels come last from end to end, as norms and convolutions want them: no layer has to copy its input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# The frames that each causal convolution still needs, and which upsamplers have begun; owned by one decode_stream call.
+# The frames that each causal convolution still needs, and which upsamplers have begun; owned by one stream.
 Past = dict[nn.Module, Tensor]
+
+_PREVIEW_SCALE = 4
 
 
 class ChannelNorm(nn.Module):
@@ -36,7 +43,10 @@ class ChannelNorm(nn.Module):
 
 
 class CausalConv(nn.Module):
-    """Convolve three successive frames, the last being the present one; before the first frame lies its own copy."""
+    """Convolve three successive frames, the last being the present one; before the first frame lies its own copy.
+
+    With stride 2 the clip's first frame stays and each further pair becomes one: 2T - 1 frames become T.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -44,18 +54,17 @@ class CausalConv(nn.Module):
         self.conv = nn.Conv2d(3 * in_channels, out_channels, kernel_size=1)
 
     def forward(self, x_NCHW: Tensor, num_clips: int, past: Past | None = None) -> Tensor:
-        """Convolve in time; with `past`, continue where the last call stopped (stride 1 only)."""
-        x_BTCHW = x_NCHW.unflatten(0, (num_clips, -1))
+        """Convolve in time; with `past`, continue where the last call stopped (by pairs of frames if stride is 2)."""
+        x_BTHWC = x_NCHW.permute(0, 2, 3, 1).unflatten(0, (num_clips, -1))
         before = past.get(self) if past is not None else None
         if before is None:
-            before = x_BTCHW[:, :1].expand(-1, 2, -1, -1, -1)
-        padded = torch.cat([before, x_BTCHW], dim=1)
+            before = x_BTHWC[:, :1].expand(-1, 2, -1, -1, -1)
+        padded = torch.cat([before, x_BTHWC], dim=1)
         if past is not None:
-            past[self] = padded[:, -2:]
-        num_frames = x_BTCHW.shape[1]
-        taps = [padded[:, tap : tap + num_frames : self.stride] for tap in range(3)]
-        folded: Tensor = self.conv(torch.cat(taps, dim=2).flatten(0, 1))
-        return folded
+            past[self] = padded[:, self.stride - 3 :]
+        num_windows = padded.shape[1] - 2
+        taps = [padded[:, tap : tap + num_windows : self.stride] for tap in range(3)]
+        return _pointwise(self.conv, torch.cat(taps, dim=-1).flatten(0, 1)).permute(0, 3, 1, 2)
 
 
 class ResBlock(nn.Module):
@@ -86,24 +95,24 @@ class TimeUpsample(nn.Module):
 
     def forward(self, x_NCHW: Tensor, num_clips: int, past: Past | None = None) -> Tensor:
         """Double the frame rate; with `past`, only the first call drops a frame."""
-        y: Tensor = self.conv(x_NCHW)
-        channels = x_NCHW.shape[1]
-        pairs = torch.stack([y[:, :channels], y[:, channels:]], dim=1)  # N 2 C H W
-        y_BTCHW: Tensor = pairs.unflatten(0, (num_clips, -1)).flatten(1, 2)
+        y_NHWC = _pointwise(self.conv, x_NCHW.permute(0, 2, 3, 1))
+        pairs = y_NHWC.unflatten(-1, (2, -1)).movedim(-2, 1)  # N 2 H W C
+        y_BTHWC: Tensor = pairs.unflatten(0, (num_clips, -1)).flatten(1, 2)
         if past is None or self not in past:
-            y_BTCHW = y_BTCHW[:, 1:]
+            y_BTHWC = y_BTHWC[:, 1:]
         if past is not None:
-            past[self] = y.new_empty(0)
-        return y_BTCHW.flatten(0, 1)
+            past[self] = y_NHWC.new_empty(0)
+        return y_BTHWC.flatten(0, 1).contiguous().permute(0, 3, 1, 2)
 
 
 class VAE(nn.Module):
     """Turn video in [-1, 1] into latents of zero mean and unit variance per channel, and back.
 
-    `latent_mean` and `latent_std` travel with the weights; before they are measured they are 0 and 1.
+    `latent_mean` and `latent_std` travel with the weights; before they are measured they are 0 and 1. So do
+    `preview_weight` and `preview_bias`; before they are fitted they are 0, and a preview is grey.
     """
 
-    def __init__(self, latent_channels: int = 8, widths: tuple[int, int, int] = (96, 64, 32)) -> None:
+    def __init__(self, latent_channels: int = 12, widths: tuple[int, int, int] = (96, 64, 32)) -> None:
         """Build the network; `widths` are the channels at 1/8, 1/4 and 1/2 of the resolution."""
         super().__init__()
         wide, middle, narrow = widths
@@ -112,6 +121,11 @@ class VAE(nn.Module):
         self.register_buffer("latent_std", torch.ones(latent_channels))
         self.latent_mean: Tensor
         self.latent_std: Tensor
+        num_values = 3 * _PREVIEW_SCALE**2
+        self.register_buffer("preview_weight", torch.zeros(num_values, latent_channels))
+        self.register_buffer("preview_bias", torch.zeros(num_values))
+        self.preview_weight: Tensor
+        self.preview_bias: Tensor
         self.encoder = nn.ModuleList(
             [
                 nn.PixelUnshuffle(4),
@@ -166,36 +180,81 @@ class VAE(nn.Module):
         mean, log_var = _unfold(x, num_clips).chunk(2, dim=1)
         return mean, log_var.clamp(-12.0, 6.0)
 
+    @torch.no_grad()
     def encode(self, video_BCTHW: Tensor) -> Tensor:
-        """Give the normalised latents, (B, C, F, h, w), of video in [-1, 1]: the mean, without sampling."""
-        mean, _ = self.moments(video_BCTHW)
-        return (mean - _per_channel(self.latent_mean)) / _per_channel(self.latent_std)
+        """Give the normalised latents, (B, C, F, h, w), of video in [-1, 1]: the mean, without sampling.
+
+        Raises:
+            ValueError: the clip has no latents; see `latent_shape`.
+        """
+        self.latent_shape(*video_BCTHW.shape[2:])
+        return torch.cat(list(self.encode_stream([video_BCTHW])), dim=2)
+
+    @torch.no_grad()
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Encode clips that come in chunks (B, 3, any T, H, W): yields (B, C, 1, h, w) as soon as it can be known.
+
+        The same as `encode` of the whole, bit for bit, however the frames are dealt out to the chunks.
+
+        Raises:
+            ValueError: sides that are no multiples of 8, or, at the end, frames that are not 4k + 1.
+        """
+        past: Past = {}
+        mean, std = _per_channel(self.latent_mean), _per_channel(self.latent_std)
+        num_frames = 0
+        for frames_BCTHW in _groups(chunks, first=1, then=4):
+            num_frames += frames_BCTHW.shape[2]
+            self.latent_shape(num_frames, *frames_BCTHW.shape[3:])
+            x = _unfold(_run(self.encoder, _fold(frames_BCTHW), len(frames_BCTHW), past), len(frames_BCTHW))
+            yield (x[:, : self.latent_channels] - mean) / std
 
     def reconstruct(self, latents_BCTHW: Tensor) -> Tensor:
         """Decode unnormalised latents; what training needs."""
         num_clips = latents_BCTHW.shape[0]
         return _unfold(_run(self.decoder, _fold(latents_BCTHW), num_clips, None), num_clips)
 
+    @torch.no_grad()
     def decode(self, latents_BCTHW: Tensor) -> Tensor:
-        """Decode whole clips at once to video in about [-1, 1], (B, 3, T, H, W)."""
-        return self.reconstruct(latents_BCTHW * _per_channel(self.latent_std) + _per_channel(self.latent_mean))
+        """Decode whole clips to video in about [-1, 1], (B, 3, T, H, W)."""
+        return torch.cat(list(self._decoded([latents_BCTHW])), dim=2)
 
     @torch.no_grad()
-    def decode_stream(self, latents_BCTHW: Tensor) -> Iterator[Tensor]:
+    def decode_stream(self, latents: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         """Decode one clip (B = 1) a latent frame at a time: yields uint8 frames (1, H, W, 3), then (4, H, W, 3) each.
 
-        Memory does not grow with the clip. Equals `to_uint8(decode(...))` up to rounding: one step of 255 at most.
+        The latents come whole, (1, C, F, h, w), or in chunks of any number of frames. Memory does not grow with the
+        clip. Equals `to_uint8(decode(...))` bit for bit.
 
         Raises:
             ValueError: more than one clip.
         """
-        if latents_BCTHW.shape[0] != 1:
-            raise ValueError(f"decode_stream takes one clip, not {latents_BCTHW.shape[0]}")
+        for video_BCTHW in self._decoded([latents] if isinstance(latents, Tensor) else latents):
+            if len(video_BCTHW) != 1:
+                raise ValueError(f"decode_stream takes one clip, not {len(video_BCTHW)}")
+            yield to_uint8(video_BCTHW)[0]
+
+    @torch.no_grad()
+    def preview(self, latents_BCTHW: Tensor) -> Tensor:
+        """Guess at half the size what one clip (B = 1) looks like, a picture per latent frame: uint8 (F, 4h, 4w, 3).
+
+        Each latent cell becomes 4x4 pixels by one linear map, `preview_weight` (48, C) and `preview_bias` (48), whose
+        rows go by colour, then row, then column of the 4x4: far cheaper than a denoising step, and rough.
+
+        Raises:
+            ValueError: more than one clip.
+        """
+        if len(latents_BCTHW) != 1:
+            raise ValueError(f"preview takes one clip, not {len(latents_BCTHW)}")
+        values_FhwP = functional.linear(latents_BCTHW[0].permute(1, 2, 3, 0), self.preview_weight, self.preview_bias)
+        pictures_FCHW = functional.pixel_shuffle(values_FhwP.permute(0, 3, 1, 2), _PREVIEW_SCALE)
+        return to_uint8(pictures_FCHW.transpose(0, 1)[None])[0]
+
+    def _decoded(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         past: Past = {}
         std, mean = _per_channel(self.latent_std), _per_channel(self.latent_mean)
-        for index in range(latents_BCTHW.shape[2]):
-            latents = latents_BCTHW[:, :, index : index + 1] * std + mean
-            yield to_uint8(_unfold(_run(self.decoder, _fold(latents), 1, past), 1))[0]
+        for latents_BCTHW in _groups(chunks, first=1, then=1):
+            num_clips = len(latents_BCTHW)
+            yield _unfold(_run(self.decoder, _fold(latents_BCTHW * std + mean), num_clips, past), num_clips)
 
 
 def to_uint8(video_BCTHW: Tensor) -> Tensor:
@@ -207,6 +266,27 @@ def to_uint8(video_BCTHW: Tensor) -> Tensor:
 def from_uint8(frames_BTHWC: Tensor) -> Tensor:
     """Turn bytes, (B, T, H, W, 3), into fp32 video in [-1, 1], (B, 3, T, H, W)."""
     return frames_BTHWC.permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
+
+
+def _groups(chunks: Iterable[Tensor], first: int, then: int) -> Iterator[Tensor]:
+    """Deal frames (axis 2) that come in chunks out anew: the `first` ones, `then` each; last what is left, if any.
+
+    A group is always a copy in one and the same memory layout: kernels round differently for different ones.
+    """
+    size, held_BCTHW = first, None
+    for chunk_BCTHW in chunks:
+        held_BCTHW = chunk_BCTHW if held_BCTHW is None else torch.cat([held_BCTHW, chunk_BCTHW], dim=2)
+        while held_BCTHW.shape[2] >= size:
+            yield held_BCTHW[:, :, :size].clone(memory_format=torch.contiguous_format)
+            held_BCTHW, size = held_BCTHW[:, :, size:], then
+    if held_BCTHW is not None and held_BCTHW.shape[2]:
+        yield held_BCTHW
+
+
+def _pointwise(conv: nn.Conv2d, x_NHWC: Tensor) -> Tensor:
+    """Apply a 1x1 convolution, to channels that come last and stay last: a matrix product, and no copies."""
+    out_NHWC: Tensor = functional.linear(x_NHWC, conv.weight[:, :, 0, 0], conv.bias)
+    return out_NHWC
 
 
 def _run(layers: nn.ModuleList, x_NCHW: Tensor, num_clips: int, past: Past | None) -> Tensor:

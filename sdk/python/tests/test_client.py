@@ -1,5 +1,6 @@
 """The client against recorded answers: httpx's transport is the one seam."""
 
+import base64
 import inspect
 import json
 import re
@@ -218,6 +219,13 @@ def test_create_sends_what_was_given_and_nothing_else() -> None:
         None,
         False,
     )
+
+
+def test_solver_and_temporal_attention_are_sent_as_they_are() -> None:
+    api, server = client(VIDEO)
+    api.videos.create(prompt="x", solver="heun", temporal_attention="window")
+    sent = json.loads(server.requests[0].content)
+    assert sent == {"prompt": "x", "solver": "heun", "temporal_attention": "window"}
 
 
 def test_how_a_video_waits_is_sent_and_shown() -> None:
@@ -572,3 +580,23 @@ def test_what_json_cannot_say_is_one_clear_error(value: dict[str, Any]) -> None:
         pytest.raises(VitascopeError, match="cannot be sent"),
     ):
         client.videos.create(**value)
+
+
+def test_pictures_go_out_as_data_urls_whatever_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "cat.png"
+    path.write_bytes(b"picture")
+    sent = "base64," + base64.b64encode(b"picture").decode()
+    for given, url in (
+        (path, f"data:image/png;{sent}"),
+        (str(path), f"data:image/png;{sent}"),
+        (b"picture", f"data:application/octet-stream;{sent}"),
+        ("data:image/webp;base64,AAAA", "data:image/webp;base64,AAAA"),
+    ):
+        one, server = client(VIDEO)
+        one.videos.create(prompt="x", input_reference=given, last_frame=given)
+        body = json.loads(server.requests[0].content)
+        assert (body["input_reference"], body["last_frame"]) == (url, url)
+    one, server = client(VIDEO)
+    with pytest.raises(FileNotFoundError):
+        one.videos.create(prompt="x", input_reference=tmp_path / "dog.png")
+    assert server.requests == []

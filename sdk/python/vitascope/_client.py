@@ -1,5 +1,7 @@
 """The client."""
 
+import base64
+import mimetypes
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +19,8 @@ from vitascope._http import Http, pause
 from vitascope._objects import Event, Model, Video, VideoPage
 
 Variant = Literal["video", "thumbnail"]
+Picture = str | os.PathLike[str] | bytes
+"""A file's path, its bytes, or a data URL."""
 
 
 class Vitascope:
@@ -82,6 +86,8 @@ class Videos:
         self,
         *,
         prompt: str,
+        input_reference: Picture | None = None,
+        last_frame: Picture | None = None,
         model: str | None = None,
         seconds: str | int | None = None,
         size: str | None = None,
@@ -89,6 +95,8 @@ class Videos:
         negative_prompt: str | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        solver: str | None = None,
+        temporal_attention: str | None = None,
         metadata: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         priority: int | None = None,
@@ -97,6 +105,11 @@ class Videos:
         """Ask for a video. None leaves a value to the model's default, the seed to chance.
 
         Args:
+            input_reference: The picture that the video begins with (PNG, JPEG or WebP, at most 10 MiB): the path of a
+                file, bytes, or a data URL. It is scaled to cover the video, and its middle is taken.
+            last_frame: The same for the picture that it ends with; needs `input_reference`.
+            solver: How steps are taken; one that the model allows, `models()` lists them in `raw`.
+            temporal_attention: How frames see each other: full, causal or window, listed there too.
             deadline_s: Seconds until it fails with the code `expired` unless it is finished.
             priority: Order among your own waiting videos, -100 to 100: lower is sooner.
             service_class: realtime, standard or batch, whichever your plan includes.
@@ -104,9 +117,12 @@ class Videos:
         Raises:
             InvalidRequestError: `param` names the field; ModerationBlockedError: the prompt was refused.
             PermissionDeniedError: the plan does not include this service class.
+            OSError: the file of a picture cannot be read.
         """
         fields = {
             "prompt": prompt,
+            "input_reference": None if input_reference is None else _data_url(input_reference),
+            "last_frame": None if last_frame is None else _data_url(last_frame),
             "model": model,
             "seconds": None if seconds is None else str(seconds),
             "size": size,
@@ -114,6 +130,8 @@ class Videos:
             "negative_prompt": negative_prompt,
             "num_inference_steps": num_inference_steps,
             "guidance_scale": guidance_scale,
+            "solver": solver,
+            "temporal_attention": temporal_attention,
             "metadata": None if metadata is None else dict(metadata),
             "deadline_s": deadline_s,
             "priority": priority,
@@ -217,6 +235,16 @@ class Videos:
         finally:
             part.unlink(missing_ok=True)
         return target
+
+
+def _data_url(picture: Picture) -> str:
+    if isinstance(picture, str) and picture.startswith(("data:", "http://", "https://")):
+        return picture  # the server says what it thinks of a URL
+    if isinstance(picture, bytes):
+        data, media_type = picture, None
+    else:
+        data, media_type = Path(picture).read_bytes(), mimetypes.guess_type(picture)[0]
+    return f"data:{media_type or 'application/octet-stream'};base64,{base64.b64encode(data).decode()}"
 
 
 def _path(video_id: str) -> str:

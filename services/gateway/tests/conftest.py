@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from vitascope_common import redis_clients, rpc
 from vitascope_common.database import Database, migrate
+from vitascope_common.objectstore import ObjectStore, open_store
 from vitascope_common.registry import ModelCard, Registry
 from vitascope_common.testing import free_port, wait_for_redis
 from vitascope_gateway.adapters.models import RegistryCatalogue
@@ -54,7 +55,9 @@ defaults: {size: 64x64, seconds: "4", fps: 8, num_inference_steps: 24, guidance_
 limits: {num_inference_steps: [1, 200], guidance_scale: [0, 20], prompt_max_chars: 200}
 cost: {fixed_s: 1.0, per_step_frame_s: 0.01}
 price: {usd_micros_per_second: 0}
+capabilities: [text_to_video, image_to_video, keyframes, negative_prompt]
 """
+TEXT_ONLY = CARD.replace("id: tiny", "id: text").replace(", image_to_video, keyframes, negative_prompt]", "]")
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +72,15 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def card(models_dir: Path) -> ModelCard:
     return Registry(models_dir).card("tiny")
+
+
+@pytest.fixture(scope="session")
+def text_card(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
+    """The card of a model that takes a prompt and nothing else."""
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "text").mkdir()
+    (folder / "text" / "card.yaml").write_text(TEXT_ONLY)
+    return Registry(folder).card("text")
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +117,7 @@ class Inside:
     keys: dict[str, str]
     neighbours: Neighbours
     database: Database
+    objects: ObjectStore
     closing: list[Any] = field(default_factory=list)
 
     def request(self, method: str, path: str, *, tenant: str | None = "acme", **options: Any) -> httpx.Response:
@@ -121,18 +134,20 @@ class Inside:
 
 
 @pytest.fixture
-def inside(database_url: str, models_dir: Path) -> Iterator[Inside]:
+def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Inside]:
     with neighbours() as both, asyncio.Runner() as runner:
 
         async def build() -> Inside:
             database = Database(database_url)
             channel = rpc.connect(both.address)
             store, scheduler = SqlStore(database), SchedulerClient(channel)
+            objects = open_store((tmp_path / "objects").as_uri())
             gateway = Gateway(
                 store=store,
                 prompts=PromptClient(channel),
                 scheduler=scheduler,
                 catalogue=RegistryCatalogue(Registry(models_dir)),
+                objects=objects,
                 events=NoEvents(),
                 links=MediaLinks("http://delivery.test", SecretStr(SIGNING_KEY), 3600),
             )
@@ -140,7 +155,8 @@ def inside(database_url: str, models_dir: Path) -> Iterator[Inside]:
             app = make_app(gateway, store, hub, NoEvents(), PositionPoller(scheduler))
             keys = {name: await add_tenant(database, name) for name in ("acme", "other")}
             keys["ops"] = await add_tenant(database, "ops", classes="realtime", scopes="other admin")
-            return Inside(runner, app, keys, both, database, [gateway.drain, channel.close, database.close])
+            closing = [gateway.drain, channel.close, database.close]
+            return Inside(runner, app, keys, both, database, objects, closing)
 
         one = runner.run(build())
         yield one
@@ -226,6 +242,7 @@ def outside(empty_database: bytes, models_dir: Path, tmp_path_factory: pytest.Te
             gateway_process(
                 database_url=url,
                 redis_url=redis.url,
+                object_store_url=(folder / "objects").as_uri(),
                 neighbour_address=both.address,
                 models_dir=models_dir,
                 delivery_url="http://delivery.test",

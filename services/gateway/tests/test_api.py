@@ -3,6 +3,7 @@
 import json
 import os
 import sqlite3
+import threading
 import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from vitascope_common import ids, tokens
+from vitascope_gateway import body as bodies
 from vitascope_gateway.body import MAX_BODY_BYTES
 from vitascope_gateway.request import FIELDS
 from vitascope_gateway.testing import SIGNING_KEY
@@ -197,6 +199,45 @@ def test_a_body_that_is_too_large_is_a_413_whether_announced_or_not(inside: Any)
         answer = inside.request("POST", "/v1/videos", content=content, headers={"content-type": "application/json"})
         assert answer.status_code == 413
         assert str(MAX_BODY_BYTES) in error(answer)["message"]
+
+
+MANY = "[" + ",".join(["{}"] * 20_000) + "]"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"content": f'{{"a": {MANY}}}', "headers": {"content-type": "application/json"}},
+        {"json": {"prompt": "x", "extra_body": f'{{"a": {MANY}}}'}},
+        {"files": [("prompt", (None, "x")), ("extra_body", (None, f'{{"a": {MANY}}}'))]},
+    ],
+)
+def test_json_that_is_nothing_but_structure_is_not_parsed(inside: Any, sent: dict[str, Any]) -> None:
+    answer = inside.request("POST", "/v1/videos", **sent)
+    assert answer.status_code == 400
+    assert "brackets, commas and colons" in error(answer)["message"]
+
+
+def test_labels_as_text_are_measured_before_they_are_parsed(inside: Any) -> None:
+    parts = [("prompt", (None, "x")), ("metadata", (None, " " * 200_000 + "{}"))]
+    answer = inside.request("POST", "/v1/videos", files=parts)
+    assert (answer.status_code, error(answer)["param"]) == (400, "metadata")
+    assert "characters" in error(answer)["message"]
+
+
+def test_a_large_body_is_parsed_beside_the_other_requests(inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    where: list[str] = []
+    loads = json.loads
+
+    def watched(*args: Any, **options: Any) -> Any:
+        where.append(threading.current_thread().name)
+        return loads(*args, **options)
+
+    monkeypatch.setattr(bodies.json, "loads", watched)
+    assert inside.request("POST", "/v1/videos", json={"prompt": "x", "user": "u" * 100_000}).status_code == 202
+    assert inside.request("POST", "/v1/videos", json={"prompt": "x"}).status_code == 202
+    assert any(name.startswith("parser") for name in where)
+    assert threading.current_thread().name in where
 
 
 fields = st.sampled_from(["prompt", "model", "seconds", "size", "seed", "metadata", "extra_body", "input_reference"])
@@ -507,7 +548,9 @@ def test_the_document_names_every_route_and_its_errors(inside: Any) -> None:
     assert set(create_["responses"]) == {"202", "400", "401", "403", "408", "413", "415", "503"}
     assert set(create_["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
     fields = create_["requestBody"]["content"]["application/json"]["schema"]["properties"]
-    assert set(fields) == set(FIELDS) - {"input_reference"}  # what no model takes yet is not offered
+    assert set(fields) == set(FIELDS)
+    form = create_["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    assert len(form["last_frame"]["anyOf"]) == 3  # a file is a string, and so is a data URL: never oneOf
     retry = document["paths"]["/v1/videos/{video_id}/retry"]["post"]
     assert set(retry["responses"]) == {"202", "400", "401", "403", "404", "409", "503"}
     assert create_["responses"]["400"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorEnvelope")

@@ -42,6 +42,7 @@ def test_a_port_that_is_taken_is_named(outside: Any, models_dir: Any) -> None:
     ended = run(
         VITASCOPE_DATABASE_URL=f"sqlite+aiosqlite:///{outside.database_path}",
         VITASCOPE_REDIS_URL=outside.redis.url,
+        VITASCOPE_OBJECT_STORE_URL="file:///nowhere/objects",
         VITASCOPE_MODELS_DIR=str(models_dir),
         VITASCOPE_SIGNING_KEY="x" * 32,
         VITASCOPE_GATEWAY_PORT=str(port),
@@ -87,7 +88,7 @@ def test_raw_bytes_never_cause_a_5xx(outside: Any, data: bytes) -> None:
 def test_a_large_body_is_refused_unread_and_the_client_hears_it(outside: Any) -> None:
     answer = httpx.post(
         f"{outside.gateway.base_url}/v1/videos",
-        content=b"x" * (10 * 1024 * 1024),
+        content=b"x" * (MAX_BODY_BYTES + 6 * 1024 * 1024),
         headers={**outside.headers, "content-type": "application/json"},
     )
     assert answer.status_code == 413

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitascope_common.errors import InvalidModelError, InvalidRequestError
-from vitascope_common.registry import ModelCard
+from vitascope_common.registry import Capability, ModelCard
+from vitascope_common.registry_cards import Attention
 from vitascope_gateway.request import IGNORED_FIELDS, MAX_SEED, VideoRequest, parse_request
 
 
@@ -91,7 +92,8 @@ def test_other_sizes_do_not_run(card: ModelCard, size: Any) -> None:
         ("prompt", "a\0"),
         ("prompt", 7),
         ("prompt", None),
-        ("input_reference", "data:image/png;base64,AAAA"),
+        ("input_reference", "data:image/png;base64,AAA"),
+        ("last_frame", "data:image/png;base64,A"),
         ("metadata", "not json"),
         ("metadata", "[" * 100_000),
         ("metadata", [1]),
@@ -107,6 +109,35 @@ def test_a_refusal_names_the_field(card: ModelCard, field: str, value: Any) -> N
     assert error.param == field
     assert field in error.message
     assert len(error.message) < 300
+
+
+def test_solver_and_temporal_attention_are_the_cards_unless_a_request_picks_another(card: ModelCard) -> None:
+    params = parse(card).params("x", "")
+    assert (params.solver, params.temporal_attention) == ("euler", "")
+    attention = Attention(temporal="full", allowed=("full", "window"))
+    able = card.model_copy(update={"attention": attention})
+    params = parse(able, solver="heun", temporal_attention="window").params("x", "")
+    assert (params.solver, params.temporal_attention) == ("heun", "window")
+    assert parse(able, temporal_attention="full").params("x", "").temporal_attention == ""
+
+
+@pytest.mark.parametrize("value", ["causal", "Full", 1, ["full"], ""])
+def test_what_the_card_does_not_allow_is_refused_with_what_it_does(card: ModelCard, value: Any) -> None:
+    error = refusal(card, temporal_attention=value)
+    assert (error.param, '"full"' in error.message) == ("temporal_attention", True)
+    error = refusal(card, solver=value)
+    assert (error.param, '"euler", "heun", "rk4"' in error.message) == ("solver", True)
+
+
+def test_a_model_that_needs_a_picture_makes_nothing_from_text_alone(card: ModelCard) -> None:
+    needy = card.model_copy(update={"capabilities": (Capability.IMAGE_TO_VIDEO,)})
+    error = refusal(needy)
+    assert error.param == "model"
+    assert "image_to_video" in error.message
+    parse(needy, input_reference="data:image/png;base64,AAAA")
+    parse_request({"prompt": "x"}, [needy], None, ["first_frame"])
+    with pytest.raises(InvalidRequestError, match="takes no continue"):
+        parse_request({"prompt": "x"}, [needy], None, ["continue"])
 
 
 def test_numbers_may_come_as_text_as_forms_send_them(card: ModelCard) -> None:

@@ -159,6 +159,16 @@ async def test_after_a_silence_sql_says_that_the_job_is_over() -> None:
     assert b'"code":"poison"' in rest[0]
 
 
+async def test_where_a_preview_lies_is_nobodys_business_outside() -> None:
+    world = World()
+    data = {"step": 9, "preview": {"step": 8, "key": "work/j/generate/0/1/preview-000008.webp"}}
+    world.events = [event(1, EventType.QUEUED), StoredEvent("2-0", JOB, EventType.PROGRESS, data)]
+    world.events.append(event(3, EventType.COMPLETED))
+    told = b"".join([frame async for frame in world.stream()])
+    assert b'"step":9,"preview":{"step":8}' in told
+    assert b"work/" not in told
+
+
 async def test_a_job_that_was_deleted_ends_its_streams() -> None:
     world = World()
     frames = world.stream()

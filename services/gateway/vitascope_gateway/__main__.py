@@ -12,6 +12,7 @@ import uvicorn
 
 from vitascope_common import redis_clients, rpc, serving, telemetry
 from vitascope_common.database import Database
+from vitascope_common.objectstore import open_store
 from vitascope_common.registry import Registry
 from vitascope_gateway.adapters.events import RedisEvents
 from vitascope_gateway.adapters.models import RegistryCatalogue
@@ -63,6 +64,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         prompts=PromptClient(prompt),
         scheduler=scheduler_client,
         catalogue=RegistryCatalogue(Registry(settings.models_dir)),
+        objects=open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key),
         events=events,
         links=MediaLinks(settings.delivery_url, settings.signing_key, settings.link_ttl_s),
         default_model=settings.default_model,

@@ -61,7 +61,9 @@ class NewJob:
             return self.costs_s.get(stage.name, 0.0) * self.group_size_of(stage)
         if stage.pool is not None:
             return 0.0
-        return self.card.estimate_s(self.params.num_inference_steps, self.params.num_frames) * self.card.group_size
+        size = f"{self.params.width_px}x{self.params.height_px}"
+        seconds = self.card.estimate_s(self.params.num_inference_steps, self.params.num_frames, size)
+        return seconds * self.card.group_size
 
     def group_size_of(self, stage: Stage) -> int:
         """Return how many devices do one shard together."""

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from vitascope_common import tokens
-from vitascope_common.errors import NotFoundError, UnauthenticatedError, UnavailableError
+from vitascope_common.errors import UnauthenticatedError, UnavailableError
 from vitascope_common.events import TERMINAL_EVENTS
 from vitascope_gateway import objects
 from vitascope_gateway.admin import make_admin_router
@@ -38,7 +38,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         403: "The key or the plan does not include this.",
         404: "Not found, or not yours.",
         408: "The body came too slowly.",
-        409: "It contradicts what is now; `code` says how: not_finished, model_changed.",
+        409: "It contradicts what is now; `code` says how: not_finished, model_changed, reference_expired.",
         413: "The body is too large.",
         415: "The body is neither JSON nor multipart.",
         503: "Something needed is away. Repeating the request is safe unless `x-should-retry` is `false`.",
@@ -211,10 +211,7 @@ def make_app(
     @app.get("/v1/models/{model_id}", response_model=Model, responses=_errors(401, 404, 503), tags=["models"])
     async def get_model(model_id: str, tenant_id: Tenant) -> Response:
         """Show one model."""
-        card = next((card for card in gateway.models() if card.id == model_id), None)
-        if card is None:
-            raise NotFoundError("There is no such model; GET /v1/models lists what there is.", param="model")
-        return JSONResponse(objects.model(card).model_dump())
+        return JSONResponse(objects.model(gateway.model(model_id)).model_dump())
 
     app.include_router(make_admin_router(gateway, caller, _errors))
 

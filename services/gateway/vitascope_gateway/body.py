@@ -7,16 +7,25 @@ from collections.abc import AsyncGenerator
 from typing import Any, NoReturn
 
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from vitascope_common.errors import InvalidRequestError
+from vitascope_gateway.request import PICTURES
+from vitascope_gateway.threads import BoundedThreads
 
-MAX_BODY_BYTES = 4 * 1024 * 1024
+MAX_BODY_BYTES = 28 * 1024 * 1024
+"""Two pictures of the largest size, as base64."""
+LARGE_BYTES = 64 * 1024
+"""The parsers take up to 20 ms for a megabyte: beyond this in a thread, beside everybody else's requests."""
+MAX_STRUCTURE = 20_000
+"""Brackets, commas and colons in JSON, those in texts included. Pictures have none, and the rest of a request fits into
+a page; a body that is nothing else would become thirty times as many bytes of objects."""
 BODY_TIMEOUT_S = 30.0
 MAX_PARTS = 64
 
+_PARSERS = BoundedThreads("parser", num_threads=2, max_waiting=16)
 _BRACKETS = re.compile(r"([^\[\]]+)(?:\[([^\[\]]+)\])?")
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.+-]+\+json)")
 
@@ -31,26 +40,33 @@ class EdgeError(InvalidRequestError):
 
 
 async def read_fields(request: Request) -> dict[str, Any]:
-    """Return the fields of a JSON or multipart body; `a[b]` becomes an object, `extra_body` is merged.
+    """Return the fields of a JSON or multipart body; `a[b]` becomes an object, a file bytes, `extra_body` is merged.
 
     Raises:
         InvalidRequestError: names the field, or the place in the JSON text.
         EdgeError: 408 too slow, 413 too large, 415 neither JSON nor multipart.
+        UnavailableError: too many large bodies wait to be parsed.
     """
     content_type = request.headers.get("content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
-    if _JSON_TYPE.fullmatch(media_type):
-        fields = _parse_json(await _read(request), None)
-    elif media_type == "multipart/form-data":
-        fields = await _parse_multipart(await _read(request), content_type)
-    else:
+    is_json = _JSON_TYPE.fullmatch(media_type) is not None
+    if not is_json and media_type != "multipart/form-data":
         raise EdgeError(
             415,
             "unsupported_media_type",
             "The content type must be application/json or multipart/form-data.",
             param="content-type",
         )
-    return _merge_extra_body(fields)
+    body = await _read(request)
+    form_type = None if is_json else content_type
+    if len(body) > LARGE_BYTES:
+        return await _PARSERS.run(lambda: asyncio.run(_parse(body, form_type)))
+    return await _parse(body, form_type)
+
+
+async def _parse(body: bytes, form_type: str | None) -> dict[str, Any]:
+    """Return the fields of a form of this content type; None: of JSON."""
+    return _merge_extra_body(_parse_json(body, None) if form_type is None else await _parse_multipart(body, form_type))
 
 
 async def _read(request: Request) -> bytes:
@@ -77,6 +93,11 @@ def _parse_json(body: bytes | str, param: str | None) -> dict[str, Any]:
     what = param or "The body"
     try:
         text = body.decode() if isinstance(body, bytes) else body
+        if sum(map(text.count, "{[,:")) > MAX_STRUCTURE:
+            raise InvalidRequestError(
+                f"{what} has more than {MAX_STRUCTURE} brackets, commas and colons; no request needs so many.",
+                param=param,
+            )
         fields = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates)
     except UnicodeDecodeError as error:
         raise InvalidRequestError(f"{what} is not UTF-8: byte {error.start} is wrong.", param=param) from None
@@ -125,6 +146,7 @@ async def _parse_multipart(body: bytes, content_type: str) -> dict[str, Any]:
     outer = b'multipart/form-data; charset=latin-1; boundary="%s"' % boundary.replace(b'"', b"")
     headers = Headers(raw=[(b"content-type", outer)])
     parser = MultiPartParser(headers, stream(), max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=MAX_BODY_BYTES)
+    parser.spool_max_size = MAX_BODY_BYTES  # the body is in memory already: no file on disk
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -137,7 +159,10 @@ async def _parse_multipart(body: bytes, content_type: str) -> dict[str, Any]:
         for raw_name, value in form.multi_items():
             name = _text(raw_name, "The name of a form field", None)
             shown = ascii(name[:60])[1:-1]
-            _put(fields, name, _text(value, f"The field {shown}", shown) if isinstance(value, str) else value)
+            if isinstance(value, str):
+                _put(fields, name, _text(value, f"The field {shown}", shown))
+            else:
+                _put(fields, name, await value.read())
     finally:
         await form.close()
     return fields
@@ -150,14 +175,14 @@ def _text(raw: str, what: str, param: str | None) -> str:
         raise InvalidRequestError(f"{what} is not UTF-8: byte {error.start} is wrong.", param=param) from None
 
 
-def _put(fields: dict[str, Any], name: str, value: str | UploadFile) -> None:
+def _put(fields: dict[str, Any], name: str, value: str | bytes) -> None:
     shown = ascii(name[:60])[1:-1]
     match = _BRACKETS.fullmatch(name)
     if match is None:
         message = f"The form field {shown} has a name that cannot be read; send the object as JSON text."
         raise InvalidRequestError(message, param=shown.partition("[")[0] or None)
     root, key = match.group(1), match.group(2)
-    if isinstance(value, UploadFile) and root != "input_reference":
+    if isinstance(value, bytes) and (root not in PICTURES or key is not None):
         raise InvalidRequestError(f"The field {shown} must be text, not a file.", param=shown)
     if key is None:
         if root in fields:

@@ -91,6 +91,9 @@ class Model(BaseModel):
     licence: str
     sizes: list[str]
     seconds: list[str]
+    capabilities: list[str] = Field(description="text_to_video, image_to_video, keyframes, negative_prompt, …")
+    solvers: list[str]
+    temporal_attention: list[str] = Field(description="Which a request may ask for.")
     fps: int
     defaults: dict[str, str | int | float]
     limits: dict[str, Any]
@@ -184,6 +187,8 @@ def video_list(records: Sequence[JobRecord], has_more: bool, urls: Urls) -> Vide
 def event_data(event: StoredEvent, urls: Urls) -> dict[str, Any]:
     """Return the JSON of one event: its own facts, the id of the video and the type."""
     data = {**event.data, "id": event.job_id, "type": event.type.value}
+    if "preview" in data:
+        data["preview"] = {"step": data["preview"]["step"]}  # where it lies is nobody's business outside
     if event.type is EventType.COMPLETED:
         data["urls"] = {variant: urls.content(event.job_id, variant) for variant in ("video", "thumbnail")}
     return data
@@ -200,12 +205,17 @@ def model(card: ModelCard) -> Model:
         licence=card.licence,
         sizes=list(card.sizes),
         seconds=list(card.seconds),
+        capabilities=list(card.capabilities),
+        solvers=list(card.solvers),
+        temporal_attention=list(card.attention.allowed or (card.attention.temporal,)),
         fps=defaults.fps,
         defaults={
             "size": defaults.size,
             "seconds": defaults.seconds,
             "num_inference_steps": defaults.num_inference_steps,
             "guidance_scale": defaults.guidance_scale,
+            "solver": defaults.solver,
+            "temporal_attention": card.attention.temporal,
         },
         limits={
             "num_inference_steps": list(card.limits.num_inference_steps),

@@ -1,11 +1,22 @@
 """What /openapi.json says beyond what the routes know."""
 
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from vitascope_common.registry_cards import TemporalAttention
 from vitascope_gateway.request import DEADLINE_S, MAX_LABEL_CHARS, MAX_LABELS, MAX_SEED, PRIORITY, SERVICE_CLASSES
+
+_PICTURES = {
+    "input_reference": "The picture that the video begins with: PNG, JPEG or WebP, at most 10 MiB and 40 megapixels. "
+    "It is scaled to cover the size and its middle is taken. For models with the capability image_to_video.",
+    "last_frame": "A picture of what the video ends with, besides input_reference. For models with the capability "
+    "keyframes.",
+}
+_DATA_URL = {"type": "string", "description": "A data URL: data:image/png;base64,…"}
+_IMAGE_URL = {"type": "object", "required": ["image_url"], "properties": {"image_url": _DATA_URL}}
+_FILE = {"type": "string", "format": "binary"}
 
 _FIELDS: dict[str, Any] = {
     "type": "object",
@@ -19,6 +30,12 @@ _FIELDS: dict[str, Any] = {
         "negative_prompt": {"type": "string", "description": "What the video shall not show."},
         "num_inference_steps": {"type": "integer", "description": "Within the model's limits."},
         "guidance_scale": {"type": "number", "description": "Within the model's limits; 1 means none."},
+        "solver": {"type": "string", "description": "One of the model's solvers; default: the model's."},
+        "temporal_attention": {
+            "type": "string",
+            "enum": list(get_args(TemporalAttention)),
+            "description": "How frames see each other; one that the model's card allows; default: the model's.",
+        },
         "fps": {"type": "integer", "description": "Only the model's own value."},
         "num_frames": {"type": "integer", "description": "Only the model's own value for that length."},
         "metadata": {
@@ -48,10 +65,20 @@ _FIELDS: dict[str, Any] = {
     },
 }
 
+
+def _body(*forms: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a body in which pictures have one of these forms."""
+    pictures = {name: {"description": text, "anyOf": list(forms)} for name, text in _PICTURES.items()}
+    return {"schema": _FIELDS | {"properties": _FIELDS["properties"] | pictures}}
+
+
 CREATE_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": _FIELDS}, "multipart/form-data": {"schema": _FIELDS}},
+        "content": {
+            "application/json": _body(_DATA_URL, _IMAGE_URL),
+            "multipart/form-data": _body(_FILE, _DATA_URL, _IMAGE_URL),
+        },
     }
 }
 

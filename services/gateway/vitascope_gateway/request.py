@@ -5,13 +5,15 @@ import json
 import math
 import re
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from vitascope_common.errors import InvalidModelError, InvalidRequestError
-from vitascope_common.jobs import GenerateParams
-from vitascope_common.registry import ModelCard
+from vitascope_common.jobs import GenerateParams, Reference
+from vitascope_common.references import NEEDED, ReferenceRole
+from vitascope_common.registry import Capability, ModelCard
+from vitascope_gateway import pictures
 
 FIELDS = (
     "prompt",
@@ -22,6 +24,8 @@ FIELDS = (
     "negative_prompt",
     "num_inference_steps",
     "guidance_scale",
+    "solver",
+    "temporal_attention",
     "fps",
     "num_frames",
     "metadata",
@@ -29,12 +33,21 @@ FIELDS = (
     "priority",
     "service_class",
     "input_reference",
+    "last_frame",
 )
 IGNORED_FIELDS = frozenset({"quality", "user", "response_format"})
 """What clients of this wire format send to other servers and nothing here depends on."""
 
+PICTURES: Mapping[str, ReferenceRole] = {
+    "input_reference": ReferenceRole.FIRST_FRAME,
+    "last_frame": ReferenceRole.LAST_FRAME,
+}
+"""The fields that hold a picture, and what it is to the clip."""
+
 MAX_SEED = 2**32 - 1
 MAX_LABELS, MAX_LABEL_KEY_CHARS, MAX_LABEL_CHARS = 16, 64, 512
+MAX_LABELS_JSON_CHARS = 128 * 1024
+"""Of all of them as JSON text, every character escaped."""
 DEADLINE_S = (1, 30 * 24 * 3600)
 PRIORITY = (-100, 100)
 SERVICE_CLASSES = ("realtime", "standard", "batch")
@@ -55,34 +68,57 @@ class VideoRequest:
     seed: int
     num_inference_steps: int
     guidance_scale: float
+    solver: str
+    temporal_attention: str
     labels: Mapping[str, str]
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    """As they were sent, by field; nobody has decoded them yet."""
     deadline_s: float | None = None
     priority: int = 0
     service_class: str | None = None  # None: the tenant's first
 
-    def params(self, prompt: str, negative_prompt: str) -> GenerateParams:
-        """Return what the stage "generate" needs, with the normalised prompts."""
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height."""
         width, _, height = self.size.partition("x")
+        return int(width), int(height)
+
+    def params(self, prompt: str, negative_prompt: str, references: Sequence[Reference] = ()) -> GenerateParams:
+        """Return what the stage "generate" needs, with the normalised prompts and the stored pictures."""
+        width_px, height_px = self.size_px
+        is_cards = self.temporal_attention == self.card.attention.temporal
         return GenerateParams(
             model=self.card.id,
             model_sha256=self.card.sha256,
             prompt=prompt,
             negative_prompt=negative_prompt,
-            width_px=int(width),
-            height_px=int(height),
+            width_px=width_px,
+            height_px=height_px,
             num_frames=self.card.num_frames[self.seconds],
             fps=self.card.defaults.fps,
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
-            shift=self.card.defaults.shift,
-            solver=self.card.defaults.solver,
+            shift=self.card.shift_for(f"{width_px}x{height_px}"),
+            solver=self.solver,
             seed=self.seed,
             seconds=self.seconds,
+            references=tuple(references),
+            guidance_start=self.card.defaults.guidance_start,
+            guidance_end=self.card.defaults.guidance_end,
+            guidance_rescale=self.card.defaults.guidance_rescale,
+            temporal_attention="" if is_cards else self.temporal_attention,
         )
 
 
-def parse_request(fields: Mapping[str, Any], cards: Sequence[ModelCard], default_model: str | None) -> VideoRequest:
+def parse_request(
+    fields: Mapping[str, Any],
+    cards: Sequence[ModelCard],
+    default_model: str | None,
+    stored_roles: Collection[str] = (),
+) -> VideoRequest:
     """Check every field. None (JSON null) means that the field was not given.
+
+    `stored_roles` are those of references that come without a field: of a request that is made again.
 
     Raises:
         InvalidRequestError: with `param`, and what is allowed in the message.
@@ -93,8 +129,6 @@ def parse_request(fields: Mapping[str, Any], cards: Sequence[ModelCard], default
             raise _unknown(name)
     card = _card(given.get("model"), cards, default_model)
     defaults, limits = card.defaults, card.limits
-    if "input_reference" in given:
-        raise _invalid("input_reference", f"input_reference is not supported by this model ({card.id}): it takes text.")
     seconds = _seconds(given.get("seconds", defaults.seconds), card)
     _only("fps", given.get("fps"), defaults.fps, f"{card.id} makes")
     _only("num_frames", given.get("num_frames"), card.num_frames[seconds], f"{seconds} seconds of {card.id} have")
@@ -103,10 +137,12 @@ def parse_request(fields: Mapping[str, Any], cards: Sequence[ModelCard], default
     prompt = _text("prompt", given["prompt"], limits.prompt_max_chars)
     if not prompt.strip():
         raise _invalid("prompt", "prompt must not be empty.")
+    found = _pictures(given, card)
+    _check_roles([*stored_roles, *(PICTURES[name] for name in found)], card)
     return VideoRequest(
         card=card,
         prompt=prompt,
-        negative_prompt=_text("negative_prompt", given.get("negative_prompt", ""), limits.prompt_max_chars),
+        negative_prompt=_negative_prompt(given.get("negative_prompt", ""), card),
         seconds=seconds,
         size=_size(given.get("size", defaults.size), card),
         seed=_integer("seed", given["seed"], 0, MAX_SEED) if "seed" in given else secrets.randbelow(MAX_SEED + 1),
@@ -118,7 +154,15 @@ def parse_request(fields: Mapping[str, Any], cards: Sequence[ModelCard], default
         guidance_scale=_number(
             "guidance_scale", given.get("guidance_scale", defaults.guidance_scale), *limits.guidance_scale
         ),
+        solver=_choice("solver", given.get("solver", defaults.solver), card.solvers, card),
+        temporal_attention=_choice(
+            "temporal_attention",
+            given.get("temporal_attention", card.attention.temporal),
+            card.attention.allowed or (card.attention.temporal,),
+            card,
+        ),
         labels=_labels(given.get("metadata", {})),
+        pictures=found,
         deadline_s=_number("deadline_s", given["deadline_s"], *DEADLINE_S) if "deadline_s" in given else None,
         priority=_integer("priority", given.get("priority", 0), *PRIORITY),
         service_class=_service_class(given.get("service_class")),
@@ -172,6 +216,42 @@ def _size(value: Any, card: ModelCard) -> str:
     return value
 
 
+def _negative_prompt(value: Any, card: ModelCard) -> str:
+    text = _text("negative_prompt", value, card.limits.prompt_max_chars)
+    if text and Capability.NEGATIVE_PROMPT not in card.capabilities:
+        raise _invalid("negative_prompt", f"negative_prompt is not supported by the model {card.id}.")
+    return text
+
+
+def _pictures(given: Mapping[str, Any], card: ModelCard) -> dict[str, bytes]:
+    found = {}
+    for name, role in PICTURES.items():
+        if name not in given:
+            continue
+        if NEEDED[role] not in card.capabilities:
+            raise _invalid(name, f"{name} is not supported by the model {card.id}: it cannot do {NEEDED[role]}.")
+        found[name] = pictures.read(name, given[name])
+    if "last_frame" in found and "input_reference" not in found:
+        raise _invalid("last_frame", "last_frame needs input_reference: the picture that the clip begins with.")
+    return found
+
+
+def _check_roles(roles: Collection[str], card: ModelCard) -> None:
+    """Refuse a clip that is made from what the model takes nothing of, or from nothing where it needs something."""
+    for role in roles:
+        if NEEDED.get(role) not in card.capabilities:
+            raise _invalid("model", f"The model {card.id} takes no {role}.")
+    if not roles and Capability.TEXT_TO_VIDEO not in card.capabilities:
+        able = ", ".join(card.capabilities)
+        raise _invalid("model", f"The model {card.id} makes no video from text alone; it can do: {able}.")
+
+
+def _choice(name: str, value: Any, allowed: Sequence[str], card: ModelCard) -> str:
+    if not isinstance(value, str) or value not in allowed:
+        raise _invalid(name, f"{name} must be one of {_list(allowed)} for the model {card.id}; got {show(value)}.")
+    return value
+
+
 def _service_class(value: Any) -> str | None:
     if value is not None and value not in SERVICE_CLASSES:
         raise _invalid("service_class", f"service_class must be one of {_list(SERVICE_CLASSES)}; got {show(value)}.")
@@ -218,6 +298,7 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
 
 def _labels(value: Any) -> dict[str, str]:
     if isinstance(value, str):  # a form field that holds JSON
+        _text("metadata", value, MAX_LABELS_JSON_CHARS)
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):

@@ -1,9 +1,12 @@
 """What the gateway does: create, show, list, cancel and delete videos, and point to their bytes."""
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import structlog
@@ -11,11 +14,14 @@ from pydantic import SecretStr
 
 from vitascope_common import ids, telemetry, tokens
 from vitascope_common.errors import (
+    CorruptObjectError,
     InvalidRequestError,
     ModelChangedError,
     ModerationBlockedError,
     NotFoundError,
+    ObjectNotFoundError,
     PermissionDeniedError,
+    ReferenceExpiredError,
     UnavailableError,
     VideoExpiredError,
     VideoFailedError,
@@ -23,14 +29,20 @@ from vitascope_common.errors import (
     VideoNotReadyError,
     VitascopeError,
 )
-from vitascope_common.jobs import GENERATE, TERMINAL_JOB, JobState
+from vitascope_common.jobs import GENERATE, TERMINAL_JOB, Artifact, JobState, Reference, params_to_dict
+from vitascope_common.objectstore import ObjectStore
+from vitascope_common.references import reference_key
 from vitascope_common.registry import ModelCard
-from vitascope_gateway import metrics
-from vitascope_gateway.admission import NewJob
+from vitascope_gateway import metrics, pictures
+from vitascope_gateway.admission import NewJob, UnknownOutcomeError
 from vitascope_gateway.queue_view import PoolView
-from vitascope_gateway.request import VideoRequest, parse_request
+from vitascope_gateway.request import PICTURES, VideoRequest, parse_request
+from vitascope_gateway.threads import BoundedThreads
 
 SUBMIT_TIMEOUT_S = 1.0
+MAX_DECODING, MAX_WAITING = 2, 16
+"""Requests whose pictures are decoded at once, and that wait for it. One of 40 megapixels takes 180 MiB and seconds, as
+WebP 620 MiB."""
 SUFFIX = {"video": "mp4", "thumbnail": "webp"}
 
 _log = structlog.stdlib.get_logger("vitascope.gateway")
@@ -129,9 +141,10 @@ class Scheduler(Protocol):
 
 
 class Catalogue(Protocol):
-    """The model cards. Raises UnavailableError when a card cannot be used."""
+    """The model cards: all that can be used. `check` raises UnavailableError for one that cannot be."""
 
     def cards(self) -> Sequence[ModelCard]: ...
+    def check(self, model_id: str) -> None: ...
 
 
 class Pings(Protocol):
@@ -168,6 +181,7 @@ class Gateway:
         prompts: Prompts,
         scheduler: Scheduler,
         catalogue: Catalogue,
+        objects: ObjectStore,
         events: Pings,
         links: MediaLinks,
         default_model: str | None = None,
@@ -176,6 +190,8 @@ class Gateway:
         self._prompts = prompts
         self._scheduler = scheduler
         self._catalogue = catalogue
+        self._objects = objects
+        self._decoders = BoundedThreads("pictures", MAX_DECODING, MAX_WAITING)
         self._events = events
         self._links = links
         self._default_model = default_model
@@ -188,7 +204,8 @@ class Gateway:
             InvalidRequestError: names the field at fault and what is allowed.
             PermissionDeniedError: the plan does not include this service class.
             ModerationBlockedError: the safety check refused the prompt.
-            UnavailableError: the prompt service or the database is away; nothing was promised.
+            UnavailableError: the prompt service, the database or, for pictures, the object store is away, too many
+                pictures wait, or the model's card is broken; nothing was promised.
             UnknownOutcomeError: the database went away while it committed; the job may be promised.
         """
         return await self._counted(self._create(caller, fields, None))
@@ -199,6 +216,7 @@ class Gateway:
         Raises:
             NotFoundError: no such job; VideoNotFinishedError: it is under way.
             ModelChangedError: the model's weights or defaults are no longer those of that job.
+            ReferenceExpiredError: its pictures are no longer kept.
             As `create`.
         """
         record = await self.video(caller.tenant_id, job_id)
@@ -216,18 +234,47 @@ class Gateway:
         return record
 
     async def _create(self, caller: Caller, fields: Mapping[str, Any], retried: JobRecord | None) -> JobRecord:
-        request = parse_request(fields, self._catalogue.cards(), self._default_model)
+        """Create a job; what a retried one was made from is stored once more, under the new one."""
+        stored = [] if retried is None else [*map(Reference.from_dict, retried.params.get("references", ()))]
+        cards, asked = self._catalogue.cards(), fields.get("model") or self._default_model
+        if isinstance(asked, str) and asked not in [card.id for card in cards]:
+            self._catalogue.check(asked)
+        request = parse_request(fields, cards, self._default_model, [one.role for one in stored])
         class_name = _entitled(caller, request.service_class)
         if retried is not None:
             _check_unchanged(request, retried.params)
-        tenant_id = caller.tenant_id
-        verdict = await self._judge(tenant_id, request)
-        params = request.params(verdict.prompt, verdict.negative_prompt)
-        job_id, now_ms = ids.new_job_id(), ids.now_ms()
+        verdict = await self._judge(caller.tenant_id, request)
+        job_id = ids.new_job_id()
+        try:
+            references = [
+                *await self._keep_pictures(job_id, request),
+                *[await asyncio.to_thread(self._keep_again, job_id, one) for one in stored],
+            ]
+            record = await self._admit(job_id, caller, class_name, request, verdict, references, retried)
+        except UnknownOutcomeError:
+            raise  # the job may be promised, and then needs them
+        except Exception:
+            if request.pictures or stored:
+                await asyncio.to_thread(self._forget_references, job_id)
+            raise
+        self._hint(job_id)
+        return record
+
+    async def _admit(
+        self,
+        job_id: str,
+        caller: Caller,
+        class_name: str,
+        request: VideoRequest,
+        verdict: Verdict,
+        references: Sequence[Reference],
+        retried: JobRecord | None,
+    ) -> JobRecord:
+        params, now_ms = request.params(verdict.prompt, verdict.negative_prompt, references), ids.now_ms()
         with telemetry.span("job.admit", job=job_id, model=request.card.id):
             job = NewJob(
                 job_id=job_id,
-                tenant_id=tenant_id,
+                tenant_id=caller.tenant_id,
                 kind=GENERATE,
                 card=request.card,
                 prompt=request.prompt,
@@ -246,16 +293,15 @@ class Gateway:
                 retry_of=None if retried is None else retried.job_id,
             )
             await self._store.admit(job)
-            _log.info("job.admitted", job=job_id, tenant=tenant_id, model=request.card.id)
-            self._hint(job_id)
+            _log.info("job.admitted", job=job_id, tenant=caller.tenant_id, model=request.card.id)
         return JobRecord(
             job_id=job_id,
-            tenant_id=tenant_id,
+            tenant_id=caller.tenant_id,
             state=JobState.QUEUED,
             phase=JobState.QUEUED.value,
             model=request.card.id,
             prompt=request.prompt,
-            params=asdict(params),
+            params=params_to_dict(params),
             labels=job.labels,
             created_at_ms=job.created_at_ms,
             steps_total=params.num_inference_steps,
@@ -265,6 +311,44 @@ class Gateway:
             deadline_at_ms=job.deadline_at_ms,
             retry_of=job.retry_of,
         )
+
+    async def _keep_pictures(self, job_id: str, request: VideoRequest) -> list[Reference]:
+        """Store the pictures of a request, as its job needs them."""
+        if not request.pictures:
+            return []
+
+        def fit() -> dict[str, bytes]:
+            return {name: pictures.fit(name, data, *request.size_px) for name, data in request.pictures.items()}
+
+        fitted = await self._decoders.run(fit)
+        references = []
+        for name, data in fitted.items():
+            role = PICTURES[name]
+            key = reference_key(job_id, f"{role}.png")
+            await asyncio.to_thread(self._objects.put_bytes, key, data, pictures.MEDIA_TYPE)
+            artifact = Artifact(role, "reference", pictures.MEDIA_TYPE, key, sha256(data).hexdigest(), len(data))
+            references.append(Reference(role, artifact))
+        return references
+
+    def _keep_again(self, job_id: str, reference: Reference) -> Reference:
+        """Copy a reference of another job, byte for byte. Raises: ReferenceExpiredError."""
+        old = reference.artifact
+        key = reference_key(job_id, PurePosixPath(old.key).name)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "reference"
+            try:
+                self._objects.get_file(old.key, path, old.sha256)
+            except (ObjectNotFoundError, CorruptObjectError) as error:
+                raise ReferenceExpiredError from error
+            self._objects.put_file(key, path, old.media_type)
+        return replace(reference, artifact=replace(old, key=key))
+
+    def _forget_references(self, job_id: str) -> None:
+        """Delete what was stored for a job that is not to be."""
+        try:
+            self._objects.delete_prefix(reference_key(job_id, ""))
+        except VitascopeError as error:
+            _log.warning("references.left", job=job_id, code=error.code)
 
     async def _judge(self, tenant_id: str, request: VideoRequest) -> Verdict:
         verdict = await self._prompts.check(tenant_id, request.card.id, request.prompt, request.negative_prompt)
@@ -370,6 +454,14 @@ class Gateway:
         """Return every model card."""
         return self._catalogue.cards()
 
+    def model(self, model_id: str) -> ModelCard:
+        """Return one model card. Raises: NotFoundError; UnavailableError: it cannot be used."""
+        card = next((card for card in self._catalogue.cards() if card.id == model_id), None)
+        if card is None:
+            self._catalogue.check(model_id)
+            raise NotFoundError("There is no such model; GET /v1/models lists what there is.", param="model")
+        return card
+
     async def missing(self) -> list[str]:
         """Name what does not answer; empty when a request could be served."""
         answers = await asyncio.gather(
@@ -396,10 +488,11 @@ def _entitled(caller: Caller, asked: str | None) -> str:
 def _fields_of(record: JobRecord) -> dict[str, Any]:
     """Return the request that this job came from, with every default as it was resolved then."""
     params = record.params
-    names = ("seconds", "seed", "negative_prompt", "num_inference_steps", "guidance_scale")
+    names = ("seconds", "seed", "negative_prompt", "num_inference_steps", "guidance_scale", "solver")
     deadline_at_ms, created_at_ms = record.deadline_at_ms, record.created_at_ms
     return {
         **{name: params[name] for name in names},
+        "temporal_attention": params.get("temporal_attention"),  # None: the model's
         "prompt": record.prompt,
         "model": record.model,
         "size": f"{params['width_px']}x{params['height_px']}",
@@ -411,9 +504,10 @@ def _fields_of(record: JobRecord) -> dict[str, Any]:
 
 
 def _check_unchanged(request: VideoRequest, params: Mapping[str, Any]) -> None:
-    """Compare what a repeated request resolves to with what the job before was made from."""
-    now = asdict(request.params(params["prompt"], params["negative_prompt"]))
-    changed = [name for name, value in params.items() if now.get(name) != value]
+    """Compare what a repeated request resolves to with what the job before was made from, apart from its pictures."""
+    now = params_to_dict(request.params(params["prompt"], params["negative_prompt"]))
+    names = sorted((params.keys() | now.keys()) - {"references"})
+    changed = [name for name in names if now.get(name) != params.get(name)]
     if changed:
         raise ModelChangedError(
             f"The model {request.card.id} has changed since then ({', '.join(changed)}): the same request would make "

@@ -2,10 +2,18 @@
 
 from pydantic import Field, field_validator
 
-from vitascope_common.settings import UsesDatabase, UsesMediaLinks, UsesModels, UsesPrompt, UsesRedis, UsesScheduler
+from vitascope_common.settings import (
+    UsesDatabase,
+    UsesMediaLinks,
+    UsesModels,
+    UsesObjectStore,
+    UsesPrompt,
+    UsesRedis,
+    UsesScheduler,
+)
 
 
-class GatewaySettings(UsesDatabase, UsesRedis, UsesModels, UsesPrompt, UsesScheduler, UsesMediaLinks):
+class GatewaySettings(UsesDatabase, UsesRedis, UsesObjectStore, UsesModels, UsesPrompt, UsesScheduler, UsesMediaLinks):
     """The gateway's settings; its own fields read `VITASCOPE_GATEWAY_…`."""
 
     service = "gateway"

@@ -171,7 +171,14 @@ class GatewayProcess:
 
 @contextmanager
 def gateway_process(
-    *, database_url: str, redis_url: str, neighbour_address: str, models_dir: Path, delivery_url: str, port: int = 0
+    *,
+    database_url: str,
+    redis_url: str,
+    object_store_url: str,
+    neighbour_address: str,
+    models_dir: Path,
+    delivery_url: str,
+    port: int = 0,
 ) -> Iterator[GatewayProcess]:
     """Run the gateway; it answers before the block begins and is gone after it."""
     port, metrics_port = port or free_port(), free_port()
@@ -179,6 +186,7 @@ def gateway_process(
     environ |= {
         "VITASCOPE_DATABASE_URL": database_url,
         "VITASCOPE_REDIS_URL": redis_url,
+        "VITASCOPE_OBJECT_STORE_URL": object_store_url,
         "VITASCOPE_MODELS_DIR": str(models_dir),
         "VITASCOPE_PROMPT_ADDRESS": neighbour_address,
         "VITASCOPE_SCHEDULER_ADDRESS": neighbour_address,

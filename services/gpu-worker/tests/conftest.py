@@ -30,9 +30,11 @@ from vitascope_common.testing import redis_server
 from vitascope_gpu_worker.adapters import ffmpeg
 from vitascope_gpu_worker.adapters.events import EventPublisher
 from vitascope_gpu_worker.adapters.prompt import PromptClient
+from vitascope_gpu_worker.adapters.references import References
 from vitascope_gpu_worker.checkpoint import Checkpoints, Origin
 from vitascope_gpu_worker.consumer import Consumer
 from vitascope_gpu_worker.models import Models
+from vitascope_gpu_worker.previews import Previews
 from vitascope_gpu_worker.service import Generate, Workshop
 from vitascope_gpu_worker.states import WorkerMachine, WorkerState
 from vitascope_models.load import load_text_encoder, random_weights
@@ -71,6 +73,10 @@ CARD: dict[str, Any] = {
     "cost": {"fixed_s": 0.1, "per_step_frame_s": 0.001},
     "price": {"usd_micros_per_second": 1},
     "parallelism": {"tensor_parallel": [1, 2]},
+    "capabilities": [
+        *("text_to_video", "image_to_video", "keyframes", "extension", "video_to_video", "negative_prompt"),
+        "previews",
+    ],
 }
 
 
@@ -132,6 +138,12 @@ class Scheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         with self.lock:
             self.tasks[task.task_id], self.states[task.task_id] = task, "ready"
         return task
+
+    def replace_params(self, task: Task, **params: Any) -> None:
+        """Pretend that the task was another one all along."""
+        with self.lock:
+            now = self.tasks[task.task_id]
+            self.tasks[task.task_id] = replace(now, params=replace(now.params, **params))  # type: ignore[type-var]
 
     def lose(self, task_id: str) -> None:
         """Do what the reaper does."""
@@ -352,6 +364,7 @@ class InProcess:
         store = overrides.get("store", rig.store)
         origin = Origin(overrides.get("num_threads", 1), "cpu")
         self.checkpoints = Checkpoints(folder / "checkpoints", store, origin, self.executor.poke)
+        self.previews = overrides.get("previews") or Previews(store)
         redis = redis_clients.connect(overrides.get("redis_url", rig.redis_url))
         stack.callback(redis.close)
         self.events = EventPublisher(redis)
@@ -365,14 +378,16 @@ class InProcess:
             self.prompts,
             store,
             self.checkpoints,
+            self.previews,
             self.events,
             self.machine,
+            References(executable),
             lambda path, width_px, height_px, fps: ffmpeg.Mezzanine(path, width_px, height_px, fps, executable),
             Workshop(folder / "work", overrides.get("checkpoint_steps", 10), ffmpeg.MEDIA_TYPE),
         )
         self.consumer = Consumer(self.executor, self.work)
-        for close in (self.executor.close, self.checkpoints.close, self.events.close, self.prompts.close):
-            stack.callback(close)
+        for one in (self.executor, self.checkpoints, self.previews, self.events, self.prompts):
+            stack.callback(one.close)
         self.executor.start()
 
     def run(self, task: Task) -> None:
@@ -397,3 +412,50 @@ def checkpoint_of() -> Callable[[str, int, bytes], Checkpoint]:
         return Checkpoint(step, "step", (Artifact("checkpoint.rank0", "checkpoint", "x", key, sha256, len(data)),))
 
     return make
+
+
+def _interrupted_at(rig: Rig, worker: InProcess, task: Task, step: int) -> None:
+    """Run an attempt whose worker stops taking steps (as if killed) after `step`; what was recorded stays."""
+    held = worker.executor.claim(task.task_id)
+    engine = worker.models.get("tiny", rig.card.sha256)[1]
+    taken = engine.step
+
+    class Killed(BaseException):
+        pass
+
+    def record():
+        assert worker.checkpoints.flush(10)
+        worker.executor._beat()
+
+    def step_or_die(run):
+        if run.step == step:
+            raise Killed
+        if run.step and run.step % 10 == 0:  # before the next checkpoint takes its place in the heartbeat
+            record()
+        taken(run)
+
+    engine.step = step_or_die
+    try:
+        with pytest.raises(Killed):
+            worker.work.denoise(
+                held, worker.work._prepare(held, held.task.params, _ready(worker, engine)), engine, rig.card
+            )
+        record()
+        worker.events.flush(10)
+    finally:
+        del engine.step
+        worker.executor.release(held)
+        worker.machine.end()
+    rig.scheduler.lose(task.task_id)
+
+
+def _ready(worker: InProcess, engine: Any) -> Any:
+    worker.machine.to(WorkerState.LOADING)
+    worker.machine.to(WorkerState.READY)
+    return engine
+
+
+@pytest.fixture
+def interrupted_at() -> Callable[[Rig, InProcess, Task, int], None]:
+    """Run an attempt up to a step."""
+    return _interrupted_at

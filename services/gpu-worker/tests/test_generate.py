@@ -1,13 +1,21 @@
 """One task from claim to report, against real Redis, object store, ffmpeg and a tiny model."""
 
+import shutil
+from dataclasses import replace
+
 import av
 import numpy
 import pytest
 import torch
+import yaml
 from safetensors.torch import load as load_tensors
 
+from vitascope_common.errors import InvalidModelError, InvalidRequestError
 from vitascope_common.jobs import Artifact
+from vitascope_common.registry import Registry, load_card
+from vitascope_common.registry_cards import Attention
 from vitascope_gpu_worker.engines import native
+from vitascope_gpu_worker.models import Models
 from vitascope_gpu_worker.states import WorkerState as S
 from vitascope_proto.v1 import scheduler_pb2
 
@@ -46,6 +54,32 @@ def test_the_mezzanine_holds_every_byte_that_the_decoder_gave(rig, card):
     assert (frames == expected).all()
 
 
+def test_temporal_attention_is_the_tasks_where_the_card_allows_it(rig, card):
+    allowing = card.model_copy(update={"attention": Attention(temporal="full", allowed=("full", "causal"))})
+    engine = native.load(allowing, rig.models_dir / "tiny", torch.device("cpu"))
+    params = rig.task(num_inference_steps=1).params
+    conditioning = rig.worker().work._conditioning(params)
+
+    def latents(**chosen):
+        run = engine.prepare(replace(params, **chosen), conditioning)
+        engine.step(run)
+        return run.latents_BCTHW
+
+    assert torch.equal(latents(), latents(temporal_attention="full"))
+    assert not torch.equal(latents(), latents(temporal_attention="causal"))
+    with pytest.raises(InvalidRequestError, match="allows no temporal attention window; it allows full, causal"):
+        latents(temporal_attention="window")
+
+
+@pytest.mark.parametrize("chosen", [{"solver": "ddim"}, {"temporal_attention": "causal"}])
+def test_what_the_card_does_not_allow_is_no_work_for_any_attempt(rig, chosen):
+    task = rig.task(**chosen)
+    rig.worker().run(task)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report.error_code, report.is_retryable) == ("invalid_request", False)
+    assert next(iter(chosen.values())) in report.error_message
+
+
 def test_every_step_is_an_event_in_order(rig):
     worker, task = rig.worker(), rig.task(num_inference_steps=12)
     worker.run(task)
@@ -73,6 +107,31 @@ def test_the_model_stays_loaded_and_is_announced(rig):
     worker.run(rig.task())
     assert worker.models.get("tiny", rig.card.sha256)[1] is first
     assert worker.executor.identity.warm_models == ("tiny",)
+
+
+def test_a_model_that_does_not_run_on_so_many_ranks_is_refused(tmp_path, rig):
+    folder = shutil.copytree(rig.models_dir, tmp_path / "models")
+    models = Models(Registry(folder), torch.device("cpu"))
+    models.get("tiny", rig.card.sha256)
+    path = folder / "tiny" / "card.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"parallelism": {"tensor_parallel": [2, 4]}}))
+    with pytest.raises(InvalidModelError, match=r"tiny allows \[2, 4\] ranks; this worker consists of 1"):
+        models.get("tiny", rig.card.sha256)
+
+
+def test_a_card_that_runs_the_same_weights_otherwise_is_another_model(tmp_path, rig):
+    folder = shutil.copytree(rig.models_dir, tmp_path / "models")
+    models = Models(Registry(folder), torch.device("cpu"))
+    before = models.get("tiny", rig.card.sha256)[1]
+    path = folder / "tiny" / "card.yaml"
+    described = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(described | {"attention": {"temporal": "window", "window": 1, "num_anchors": 0}}))
+    with pytest.raises(InvalidModelError, match="has changed since this job was accepted"):
+        models.get("tiny", rig.card.sha256)
+    card = load_card(path)
+    after = models.get("tiny", card.sha256)[1]
+    assert after is not before
+    assert (after._dit.window, after._dit.num_anchors) == (1, 0)
 
 
 def test_the_seed_and_the_prompt_decide(rig):

@@ -13,9 +13,10 @@ from safetensors.torch import load as load_tensors
 from structlog.testing import capture_logs
 
 from vitascope_common.errors import InternalError, InvalidRequestError
+from vitascope_common.jobs import Artifact, Reference
 from vitascope_common.registry import Registry
 from vitascope_common.testing import free_port
-from vitascope_gpu_worker.engine import Snapshot
+from vitascope_gpu_worker.engine import REFERENCE, Snapshot
 from vitascope_gpu_worker.errors import GroupError, OutOfMemoryError, RankLostError
 from vitascope_gpu_worker.models import Models
 from vitascope_gpu_worker.ranks import LedEngine, Message, Order, follow
@@ -99,6 +100,28 @@ def test_the_others_take_every_step_from_rank_0s_state(rig, pair, wait_until):
     assert [step for step, _ in seen] == [1, 2, 2, 3, 4]
     assert all(torch.equal(here, there) for (_, here), (_, there) in zip(seen, expected, strict=True))
     assert sum(len(frames) for frames in engine.decode(run)) == params.num_frames
+
+
+@pytest.mark.parametrize("role", ["first_frame", "change"])
+def test_the_others_know_what_a_clip_is_made_from(rig, pair, wait_until, role):
+    models, _ = pair
+    artifact = Artifact(role, "reference", "image/png", "work/j/references/x", "0" * 64, 1)
+    params = rig.task(num_inference_steps=3, references=(Reference(role, artifact, 0.5),)).params
+    shape = (16, 16, 3) if role == "first_frame" else (9, 16, 16, 3)
+    frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    _, engine = models[0].get("tiny", rig.card.sha256)
+    seen = followed(models)
+    run = engine.prepare(params, conditioning_of(rig) | {REFERENCE + role: frames})
+    assert engine.preview(run) is None
+    engine.step(run)  # from rank 0's latents, which are told
+    second = run.latents_BCTHW.clone()
+    while not run.is_denoised:
+        engine.step(run)  # from their own
+    wait_until(lambda: len(seen) == 3, "the steps")
+    assert torch.equal(seen[0][1], second)
+    assert torch.equal(seen[-1][1], run.latents_BCTHW)
+    assert not torch.equal(second, run.latents_BCTHW)
+    assert engine.preview(run).shape == (3, 8, 8, 3)
 
 
 def test_what_is_refused_is_not_told_to_the_others(rig, pair):

@@ -23,50 +23,9 @@ def undisturbed(rig, **params):
     return {role: rig.output(task, 1, role) for role in OUTPUTS}
 
 
-def interrupted_at(rig, worker, task, step):
-    """Run an attempt whose worker stops taking steps (as if killed) after `step`; what was recorded stays."""
-    held = worker.executor.claim(task.task_id)
-    engine = worker.models.get("tiny", rig.card.sha256)[1]
-    taken = engine.step
-
-    class Killed(BaseException):
-        pass
-
-    def record():
-        assert worker.checkpoints.flush(10)
-        worker.executor._beat()
-
-    def step_or_die(run):
-        if run.step == step:
-            raise Killed
-        if run.step and run.step % 10 == 0:  # before the next checkpoint takes its place in the heartbeat
-            record()
-        taken(run)
-
-    engine.step = step_or_die
-    try:
-        with pytest.raises(Killed):
-            worker.work.denoise(
-                held, worker.work._prepare(held, held.task.params, _ready(worker, engine)), engine, rig.card
-            )
-        record()
-        worker.events.flush(10)
-    finally:
-        del engine.step
-        worker.executor.release(held)
-        worker.machine.end()
-    rig.scheduler.lose(task.task_id)
-
-
-def _ready(worker, engine):
-    worker.machine.to(WorkerState.LOADING)
-    worker.machine.to(WorkerState.READY)
-    return engine
-
-
 @pytest.mark.parametrize("step", [1, 9, 10, 15, 20, 23])
 @pytest.mark.parametrize("solver", ["euler", "heun"])
-def test_resumed_equals_undisturbed(rig, step, solver):
+def test_resumed_equals_undisturbed(rig, step, solver, interrupted_at):
     expected = undisturbed(rig, solver=solver)
     worker, task = rig.worker(), rig.task(solver=solver)
     interrupted_at(rig, worker, task, step)
@@ -80,7 +39,7 @@ def test_resumed_equals_undisturbed(rig, step, solver):
 
 @pytest.mark.parametrize("where", ["store and disk", "disk", "store"])
 @pytest.mark.parametrize("damage", ["flipped", "torn", "missing"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(rig, where, damage):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(rig, where, damage, interrupted_at):
     expected = undisturbed(rig)
     worker, task = rig.worker(), rig.task()
     interrupted_at(rig, worker, task, 23)
@@ -99,7 +58,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(rig, where, damage):
     assert WorkerState.RECOVERING in second.states
 
 
-def test_an_object_store_that_is_away_is_waited_for_before_a_step_is_thrown_away(rig, monkeypatch):
+def test_an_object_store_that_is_away_is_waited_for_before_a_step_is_thrown_away(rig, monkeypatch, interrupted_at):
     task = rig.task()
     interrupted_at(rig, rig.worker(), task, 23)
     newest = rig.scheduler.tasks[task.task_id].checkpoints[0]
@@ -120,7 +79,7 @@ def test_an_object_store_that_is_away_is_waited_for_before_a_step_is_thrown_away
     assert num_failures == 0
 
 
-def test_25_torn_and_200_flipped_files_are_all_noticed(rig, monkeypatch):
+def test_25_torn_and_200_flipped_files_are_all_noticed(rig, monkeypatch, interrupted_at):
     """A real checkpoint as the object store returns it, torn at 25 places or with one of its bits flipped."""
     worker, task = rig.worker(), rig.task()
     interrupted_at(rig, worker, task, 15)
@@ -155,7 +114,7 @@ def hurt(path: Path, damage: str) -> None:
         path.write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
 
 
-def test_with_no_usable_checkpoint_it_starts_over(rig):
+def test_with_no_usable_checkpoint_it_starts_over(rig, interrupted_at):
     expected = undisturbed(rig)
     worker, task = rig.worker(), rig.task()
     interrupted_at(rig, worker, task, 23)
@@ -167,7 +126,7 @@ def test_with_no_usable_checkpoint_it_starts_over(rig):
     assert {role: rig.output(task, 2, role) for role in OUTPUTS} == expected
 
 
-def test_a_checkpoint_of_another_job_is_refused(rig):
+def test_a_checkpoint_of_another_job_is_refused(rig, interrupted_at):
     worker, first, task = rig.worker(), rig.task(seed=1), rig.task()
     interrupted_at(rig, worker, first, 15)
     stolen = rig.scheduler.tasks[first.task_id].checkpoints
@@ -194,7 +153,7 @@ def test_after_the_last_step_only_decoding_is_repeated(rig):
     assert steps == [*range(25), 24]
 
 
-def test_local_files_are_kept_to_two(rig):
+def test_local_files_are_kept_to_two(rig, interrupted_at):
     worker, task = rig.worker(checkpoint_steps=2), rig.task()
     interrupted_at(rig, worker, task, 23)
     kept = {path.stem for path in (rig.folder / "data" / "gpu-worker" / "checkpoints").iterdir()}

@@ -42,10 +42,12 @@ from vitascope_gpu_worker.adapters.events import EventPublisher
 from vitascope_gpu_worker.adapters.inbox import InboxReader
 from vitascope_gpu_worker.adapters.process_group import ProcessGroup
 from vitascope_gpu_worker.adapters.prompt import PromptClient
+from vitascope_gpu_worker.adapters.references import References
 from vitascope_gpu_worker.checkpoint import Checkpoints, Origin
 from vitascope_gpu_worker.consumer import Consumer
 from vitascope_gpu_worker.errors import GroupError
 from vitascope_gpu_worker.models import Models, check_world_size
+from vitascope_gpu_worker.previews import Previews
 from vitascope_gpu_worker.ranks import Order, follow
 from vitascope_gpu_worker.service import Generate, Workshop
 from vitascope_gpu_worker.settings import GpuWorkerSettings
@@ -142,6 +144,8 @@ def serve(
         folder / "checkpoints", store, Origin(settings.num_threads, name, num_ranks), executor.poke
     )
     stack.callback(checkpoints.close)
+    previews = Previews(store)
+    stack.callback(previews.close)
     events = EventPublisher(redis_clients.connect(redis_url))
     stack.callback(events.close)
     prompts = PromptClient(settings.prompt_address)
@@ -152,8 +156,10 @@ def serve(
         prompts,
         store,
         checkpoints,
+        previews,
         events,
         WorkerMachine(lambda state: setattr(executor, "worker_state", state.value)),
+        References(ffmpeg_path),
         lambda path, width_px, height_px, fps: ffmpeg.Mezzanine(path, width_px, height_px, fps, ffmpeg_path),
         Workshop(folder / "work", settings.checkpoint_steps, ffmpeg.MEDIA_TYPE),
     )

@@ -29,7 +29,7 @@ from vitascope_common.errors import (
 )
 from vitascope_common.executor import HeldTask
 from vitascope_common.files import TEMP_PREFIX, atomic_write
-from vitascope_common.jobs import Artifact, Checkpoint, Params, Task
+from vitascope_common.jobs import Artifact, Checkpoint, Params, Task, params_to_dict
 from vitascope_common.objectstore import ObjectStore, check_sha256
 from vitascope_gpu_worker import metrics
 from vitascope_gpu_worker.engine import Snapshot
@@ -58,7 +58,7 @@ class Origin:
 
 def config_sha256(params: Params) -> str:
     """Return the identity of a task's resolved parameters."""
-    return hashlib.sha256(json.dumps(asdict(params), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(params_to_dict(params), sort_keys=True).encode()).hexdigest()
 
 
 def encode(snapshot: Snapshot, task: Task, model_sha256: str, origin: Origin) -> bytes:

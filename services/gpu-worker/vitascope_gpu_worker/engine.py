@@ -18,6 +18,8 @@ from vitascope_gpu_worker.device import device_errors
 from vitascope_gpu_worker.errors import InvalidLatentsError
 
 _SAMPLER = "sampler."
+REFERENCE = "reference."
+"""What a clip is made from, among its conditioning: `reference.ROLE`, uint8 frames of the clip's size."""
 
 
 class Sampler(Protocol):
@@ -99,11 +101,26 @@ class Engine(Protocol):
     """A loaded model. It keeps nothing of a run; the run keeps nothing of the worker."""
 
     def prepare(self, params: GenerateParams, conditioning: Mapping[str, Tensor]) -> Run:
-        """Begin a clip at step 0 from its seed's noise. Raises: InvalidRequestError: the model cannot do this."""
+        """Begin a clip at step 0 from its seed's noise.
+
+        `conditioning` holds what the prompt service made of the prompts, and for each reference of the parameters
+        `REFERENCE` + role: a picture, uint8 (H, W, 3), or a clip, uint8 (T, H, W, 3).
+
+        Raises:
+            InvalidRequestError: the model cannot do this.
+            GroupError: no memory, or the device failed.
+        """
         ...
 
     def step(self, run: Run) -> None:
         """Take the next step. Raises: GroupError: no memory, a failed device, a lost rank; the process must end."""
+        ...
+
+    def preview(self, run: Run) -> Tensor | None:
+        """Return what the steps are heading for, small and rough: uint8 (T, H, W, 3) on the CPU.
+
+        None before the first step of this process. Takes no longer than a small part of a step.
+        """
         ...
 
     def decode(self, run: Run) -> Iterator[Tensor]:

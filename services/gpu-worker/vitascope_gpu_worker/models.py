@@ -1,7 +1,7 @@
 """The models of this worker: one is loaded and stays so until a task needs another."""
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import structlog
 import torch
@@ -33,18 +33,25 @@ class Models:
         return (self._loaded[0].id,) if self._loaded else ()
 
     def get(self, model_id: str, model_sha256: str) -> tuple[ModelCard, Engine]:
-        """Return the model with exactly these weights, loaded.
+        """Return exactly this model, loaded.
 
         Raises:
             CorruptObjectError: a file differs from the card; nothing of it is served.
             NotFoundError: no such model, or a file is missing.
-            InvalidModelError: the weights are not those that the task was accepted for, or no engine runs them.
+            InvalidModelError: it is not the one that the task was accepted for, it cannot be divided among so many
+                ranks, or no engine runs it.
         """
         card = self._registry.card(model_id)
         if card.sha256 != model_sha256:
             raise InvalidModelError(
-                f"Model {model_id} has changed since this job was accepted: its weights are {card.sha256[:12]} now, "
+                f"Model {model_id} has changed since this job was accepted: it is {card.sha256[:12]} now, "
                 f"the job needs {model_sha256[:12]}."
+            )
+        mesh = self._ranks.mesh if self._ranks else None
+        num_ranks = mesh.size() if mesh is not None else 1
+        if num_ranks not in _num_ranks_allowed(card):
+            raise InvalidModelError(
+                f"Model {model_id} allows {list(_num_ranks_allowed(card))} ranks; this worker consists of {num_ranks}."
             )
         if self._loaded and self._loaded[0].sha256 == card.sha256 and self._loaded[0].id == card.id:
             return card, self._loaded[1]
@@ -55,7 +62,7 @@ class Models:
             )
         folder = self._registry.fetch(card)
         self._unload()
-        engine = load(card, folder, self._device, self._ranks.mesh if self._ranks else None)
+        engine = load(card, folder, self._device, mesh)
         if self._ranks and self._ranks.rank == 0:
             led = LedEngine(engine, self._ranks)
             led.load(card)
@@ -81,11 +88,14 @@ def check_world_size(registry: Registry, pool: str, world_size: int) -> None:
     """
     problems = []
     for card in registry.cards():
-        allowed = card.parallelism.get("tensor_parallel", [1])
-        if card.pool == pool and (not isinstance(allowed, list) or world_size not in allowed):
-            problems.append(f"model {card.id} allows {allowed}")
+        if card.pool == pool and world_size not in _num_ranks_allowed(card):
+            problems.append(f"model {card.id} allows {list(_num_ranks_allowed(card))}")
     if problems:
         raise ConfigurationError(
             f"gpu-worker was started with {world_size} ranks in pool {pool!r}, but {'; '.join(problems)}. "
             "Start torchrun with another --nproc-per-node."
         )
+
+
+def _num_ranks_allowed(card: ModelCard) -> Sequence[int]:
+    return card.parallelism.get("tensor_parallel", [1])

@@ -7,7 +7,7 @@ checkpoint is whole and its decoder needs nobody.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from vitascope_common.errors import InternalError
-from vitascope_common.jobs import GenerateParams
+from vitascope_common.jobs import GenerateParams, params_to_dict
 from vitascope_common.registry import ModelCard
 from vitascope_gpu_worker.engine import Engine, Run, Snapshot
 from vitascope_gpu_worker.errors import GroupError
@@ -28,7 +28,7 @@ class Order(IntEnum):
     """What rank 0 wants of all."""
 
     LOAD = 1  # a model, and meet when it is loaded
-    BEGIN = 2  # a clip: parameters and conditioning
+    BEGIN = 2  # a clip: parameters and conditioning, references included
     RESTORE = 3  # rank 0's state: latents, sampler, generator
     STEP = 4  # the step of this number
     LEAVE = 5
@@ -96,7 +96,7 @@ class LedEngine:
     def prepare(self, params: GenerateParams, conditioning: Mapping[str, Tensor]) -> Run:
         """Begin a clip; see `Engine`."""
         run = self._engine.prepare(params, conditioning)  # refuses before anybody is told
-        self._ranks.tell(Order.BEGIN, values=asdict(params), tensors=conditioning)
+        self._ranks.tell(Order.BEGIN, values=params_to_dict(params), tensors=conditioning)
         self._common_step = None
         return run
 
@@ -115,6 +115,10 @@ class LedEngine:
             log.error("rank.step_failed", step=run.step, exc_info=error)
             raise GroupError() from error
         self._common_step = run.step
+
+    def preview(self, run: Run) -> Tensor | None:
+        """Return what the steps are heading for; see `Engine`. Rank 0's alone."""
+        return self._engine.preview(run)
 
     def decode(self, run: Run) -> Iterator[Tensor]:
         """Yield the frames; see `Engine`. Rank 0's alone."""
@@ -139,7 +143,7 @@ def follow(ranks: Ranks, models: LoadedModels) -> None:
             _, engine = models.get(message.values["model"], message.values["sha256"])
             ranks.meet()
         elif message.order is Order.BEGIN and engine is not None:
-            run = engine.prepare(GenerateParams(**message.values), message.tensors)
+            run = engine.prepare(GenerateParams.from_dict(message.values), message.tensors)
         elif message.order is Order.RESTORE and run is not None:
             run.restore(Snapshot.from_tensors(message.number, message.tensors))
         elif message.order is Order.STEP and engine is not None and run is not None and run.step == message.number:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -30,14 +31,16 @@ from vitascope_common.errors import (
 )
 from vitascope_common.events import Event, EventType
 from vitascope_common.executor import Action, HeldTask, Outcome, WorkerIdentity
-from vitascope_common.jobs import Artifact, GenerateParams, Progress
+from vitascope_common.jobs import Artifact, GenerateParams, Progress, Reference
 from vitascope_common.objectstore import ObjectStore, check_sha256, sha256_of
-from vitascope_common.registry import ModelCard
+from vitascope_common.references import NEEDED, ReferenceRole
+from vitascope_common.registry import Capability, ModelCard
 from vitascope_common.telemetry import span
 from vitascope_gpu_worker import metrics
 from vitascope_gpu_worker.checkpoint import Checkpoints
-from vitascope_gpu_worker.engine import Engine, Run
+from vitascope_gpu_worker.engine import REFERENCE, Engine, Run
 from vitascope_gpu_worker.errors import GroupError, InvalidFramesError, InvalidLatentsError
+from vitascope_gpu_worker.previews import Previews
 from vitascope_gpu_worker.states import WorkerMachine, WorkerState
 
 log = structlog.stdlib.get_logger("vitascope.gpu-worker")
@@ -111,6 +114,23 @@ class WritesFrames(Protocol):
     def finish(self, num_frames: int, check: Callable[[], None]) -> None: ...
 
 
+class ReadsReferences(Protocol):
+    """Decodes pictures and clips into frames of a size."""
+
+    def picture(self, data: bytes, width_px: int, height_px: int) -> Tensor: ...
+    def clip(
+        self,
+        path: Path,
+        media_type: str,
+        size_px: tuple[int, int],
+        fps: int,
+        num_frames: int,
+        check: Callable[[], None],
+        *,
+        is_end: bool = False,
+    ) -> Tensor: ...
+
+
 OpenMezzanine = Callable[[Path, int, int, int], WritesFrames]
 """Path, width, height, frames per second."""
 
@@ -154,8 +174,10 @@ class Generate:
         prompts: Encodes,
         store: ObjectStore,
         checkpoints: Checkpoints,
+        previews: Previews,
         events: Publishes,
         machine: WorkerMachine,
+        references: ReadsReferences,
         open_mezzanine: OpenMezzanine,
         workshop: Workshop,
     ) -> None:
@@ -164,8 +186,10 @@ class Generate:
         self._prompts = prompts
         self._store = store
         self._checkpoints = checkpoints
+        self._previews = previews
         self._events = events
         self._machine = machine
+        self._references = references
         self._open_mezzanine = open_mezzanine
         self._workshop = workshop
         self._is_draining = False
@@ -234,6 +258,7 @@ class Generate:
         if not isinstance(params, GenerateParams):
             raise InternalError(f"Task {held.task.task_id} of stage {held.task.stage} is not work for a gpu-worker.")
         card, engine = self._load(held, params)
+        _check_capabilities(card, params)
         run = self._prepare(held, params, engine)
         with span("denoise", first_step=run.step, steps=params.num_inference_steps):
             self.denoise(held, run, engine, card)
@@ -263,7 +288,11 @@ class Generate:
         """Return the run at step 0 or at the newest usable checkpoint."""
         self._machine.to(WorkerState.INITIALIZING)
         with span("conditioning", model=params.model):
-            conditioning = self._patiently(held, "conditioning", lambda: self._conditioning(params))
+            conditioning = dict(self._patiently(held, "conditioning", lambda: self._conditioning(params)))
+        for one in params.references:
+            with span("reference", role=one.role):
+                read = partial(self._reference, held, params, one)
+                conditioning[REFERENCE + one.role] = self._patiently(held, "reference", read)
         with self._within(HUNG_OTHERWISE_S, "prepare"):
             run = engine.prepare(params, conditioning)
         if held.task.checkpoints:
@@ -290,6 +319,41 @@ class Generate:
             raise CorruptObjectError(f"Object {artifact.key} is not a readable safetensors file.") from error
         return tensors
 
+    def _reference(self, held: HeldTask, params: GenerateParams, reference: Reference) -> Tensor:
+        """Return the frames of a reference.
+
+        Raises:
+            CorruptObjectError: these are not the bytes that the job was accepted with.
+            InvalidRequestError: it cannot be decoded, or is too short.
+        """
+        artifact, size_px = reference.artifact, (params.width_px, params.height_px)
+        if reference.role in (ReferenceRole.FIRST_FRAME, ReferenceRole.LAST_FRAME):
+            data = self._store.get_bytes(artifact.key)
+            check_sha256(artifact.key, _sha256(data), artifact.sha256)
+            with self._within(HUNG_OTHERWISE_S, "reference"):
+                return self._references.picture(data, *size_px)
+        is_changed = reference.role == ReferenceRole.CHANGE
+        path = self._workshop.folder / f"{held.task.task_id}.{held.task.attempt}.reference"
+        try:
+            self._store.get_file(artifact.key, path, artifact.sha256)
+            with self._within(HUNG_OTHERWISE_S, "reference"):
+                frames_THWC = self._references.clip(
+                    path,
+                    artifact.media_type,
+                    size_px,
+                    params.fps,
+                    params.num_frames,
+                    partial(self._check_early, held),
+                    is_end=not is_changed,
+                )
+        finally:
+            path.unlink(missing_ok=True)
+        if is_changed and len(frames_THWC) < params.num_frames:
+            raise InvalidRequestError(
+                f"The clip to change has {len(frames_THWC)} frames; the new one needs {params.num_frames}."
+            )
+        return frames_THWC
+
     def denoise(self, held: HeldTask, run: Run, engine: Engine, card: ModelCard) -> None:
         """Take the steps that are left, with progress after each and checkpoints as they fall due.
 
@@ -301,7 +365,9 @@ class Generate:
         pace_of = (card.id, card.sha256, params.width_px, params.height_px, params.num_frames)
         if pace_of != self._pace_of:
             self._pace_of, self._pace_s = pace_of, 0.0
-        promised_s = card.cost.per_step_frame_s * params.num_frames
+        promised_s = card.estimate_s(1, params.num_frames, f"{params.width_px}x{params.height_px}")
+        has_previews = Capability.PREVIEWS in card.capabilities
+        self._previews.begin(held.task)
         while not run.is_denoised:
             if self._is_wanted_back(held):
                 if run.step > saved_step:
@@ -317,10 +383,26 @@ class Generate:
             self._pace_s = 0.8 * self._pace_s + 0.2 * took_s if self._pace_s else took_s
             left = params.num_inference_steps - run.step
             self._show(held, "denoising", run.step, params, eta_s=left * self._pace_s + card.cost.fixed_s)
+            if has_previews and not run.is_denoised and self._previews.is_due:
+                has_previews = self._preview(held, run, engine)
             is_due = run.step - saved_step >= self._workshop.checkpoint_steps
             if is_due or run.is_denoised or time.monotonic() - saved_s >= CHECKPOINT_AFTER_S:
                 self._checkpoint(held, run)
                 saved_step, saved_s = run.step, time.monotonic()
+
+    def _preview(self, held: HeldTask, run: Run, engine: Engine) -> bool:
+        """Show what the steps are heading for; False: not with this clip."""
+        params, begun_s = run.params, time.perf_counter()
+        try:
+            with self._within(HUNG_OTHERWISE_S, "preview", run.step):
+                frames_THWC = engine.preview(run)
+        except Exception as error:  # nobody has asked for it; a device that failed says so again at the next step
+            log.warning("preview.failed", task=held.task.task_id, step=run.step, exc_info=error)
+            return False
+        if frames_THWC is not None:
+            took_s = time.perf_counter() - begun_s
+            self._previews.submit(held.task, run.step, frames_THWC, params.num_frames / params.fps, took_s)
+        return True
 
     def _checkpoint(self, held: HeldTask, run: Run) -> None:
         """Copy the state and let the background do the rest."""
@@ -403,6 +485,8 @@ class Generate:
         held.progress = Progress(step, steps, "step", phase)
         data: dict[str, Any] = {"step": step, "steps": steps, "percent": round(100 * step / steps, 1), "phase": phase}
         data |= {"eta_s": None if eta_s is None else round(eta_s, 2), **more}
+        if phase == "denoising" and (preview := self._previews.news(task)) is not None:
+            data["preview"] = preview
         kind = EventType.DECODING if phase == "decoding" else EventType.PROGRESS
         self._events.publish(Event(task.job_id, kind, data, task=task.task_id, attempt=task.attempt))
 
@@ -467,6 +551,20 @@ class Generate:
                 time.sleep(PAUSE_S)
                 self._begun_s += time.monotonic() - now_s
             num_failures += 1
+
+
+def _check_capabilities(card: ModelCard, params: GenerateParams) -> None:
+    """Refuse what the model cannot be made from. Raises: InvalidRequestError: names what it lacks."""
+    for one in params.references:
+        needed = NEEDED.get(one.role)
+        if needed not in card.capabilities:
+            raise InvalidRequestError(
+                f"Model {card.id} takes no {one.role[:40]}: it lacks the capability {needed or 'for that'}."
+            )
+    if not params.references and Capability.TEXT_TO_VIDEO not in card.capabilities:
+        raise InvalidRequestError(
+            f"Model {card.id} makes no clip of text alone: it lacks the capability text_to_video."
+        )
 
 
 def _sha256(data: bytes) -> str:

@@ -74,7 +74,7 @@ CARD = {
 def write_model(models_dir: Path, seed: int = 1) -> Path:
     """Write the tiny model's files and card; return its folder."""
     folder = models_dir / MODEL
-    card = random_weights(CARD, folder, seed, words=("a", "red", "circle", "blue", "star"))
+    card = random_weights(CARD, folder, seed)
     (folder / "card.yaml").write_text(yaml.safe_dump(card))
     return folder
 

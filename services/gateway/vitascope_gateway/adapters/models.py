@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from vitascope_common.errors import ConfigurationError, UnavailableError
+from vitascope_common.errors import ConfigurationError, NotFoundError, UnavailableError
 from vitascope_common.registry import ModelCard, Registry
 
 _log = structlog.stdlib.get_logger("vitascope.gateway")
@@ -17,9 +17,27 @@ class RegistryCatalogue:
         self._registry = registry
 
     def cards(self) -> Sequence[ModelCard]:
-        """Return every card; a broken one makes all unavailable, since a request might mean it."""
+        """Return every card that can be used; the registry logs the others.
+
+        Raises:
+            UnavailableError: the folder cannot be read.
+        """
         try:
             return self._registry.cards()
         except (ConfigurationError, OSError) as error:
             _log.error("models.unreadable", error=str(error))
             raise UnavailableError("The model cards cannot be read at the moment.") from error
+
+    def check(self, model_id: str) -> None:
+        """Pass over a model that can be used, or that is not there.
+
+        Raises:
+            UnavailableError: it is there, and its card cannot be used.
+        """
+        try:
+            self._registry.card(model_id)
+        except NotFoundError:
+            return
+        except (ConfigurationError, OSError) as error:
+            message = f"The model {model_id} cannot be used at the moment: its card is broken; the log says how."
+            raise UnavailableError(message, param="model") from error

@@ -14,7 +14,7 @@ from vitascope_common.errors import (
 )
 from vitascope_common.registry import ModelCard, Registry
 from vitascope_models.load import load_text_encoder
-from vitascope_models.text import TextEncoder
+from vitascope_models.text import PromptEncoder
 from vitascope_prompt.adapters.conditioning import pack
 
 _log = structlog.stdlib.get_logger("vitascope.prompt")
@@ -40,7 +40,7 @@ class FolderCatalogue:
 @dataclass(frozen=True)
 class _Loaded:
     identity: str
-    encoder: TextEncoder
+    encoder: PromptEncoder
 
 
 class TorchEncoder:
@@ -59,7 +59,7 @@ class TorchEncoder:
         encoder = self._encoder(card)
         return pack(encoder.encode(prompt), encoder.encode(negative_prompt))
 
-    def _encoder(self, card: ModelCard) -> TextEncoder:
+    def _encoder(self, card: ModelCard) -> PromptEncoder:
         loaded = self._loaded.get(card.id)
         if loaded is None or loaded.identity != card.sha256:
             try:

@@ -1,0 +1,93 @@
+"""Recipes: overrides by name, errors that name the field, and what the command line makes of them."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from vitascope_common.errors import ConfigurationError
+from vitascope_trainer.__main__ import app, main
+from vitascope_trainer.config import FolderData, WorldData, differences, overridden
+from vitascope_trainer.recipes import RECIPES, tiny
+
+
+def test_fields_are_set_by_name() -> None:
+    recipe = overridden(tiny(), ["dit.steps=7", "dit.buckets.1.num_clips=5", "data.vae.two=0.5", "run.device=cpu"])
+    assert recipe.dit.steps == 7
+    assert [bucket.num_clips for bucket in recipe.dit.buckets] == [24, 5]
+    assert isinstance(recipe.data, WorldData)
+    assert recipe.data.vae.two == 0.5
+    assert recipe.dit.buckets[0] == tiny().dit.buckets[0]
+
+
+def test_another_kind_of_data_begins_anew() -> None:
+    recipe = overridden(tiny(), ["data.kind=folder", "data.folder=clips", "data.fps=12"])
+    assert isinstance(recipe.data, FolderData)
+    assert recipe.data.fps == 12
+
+
+@pytest.mark.parametrize(
+    ("assignment", "name"),
+    [
+        ("dit.stepz=7", "dit.stepz"),
+        ("dit.steps=many", "dit.steps"),
+        ("vae.fresh_clips=0", "vae.fresh_clips"),
+        ("optics.blur=1", "optics.blur"),
+        ("dit.buckets.9.weight=1", "dit.buckets.9.weight"),
+        ("dit.buckets.0.size=50x50", "dit.buckets.0"),
+        ("dit.conditions.prefix=0.95", "dit.conditions"),
+        ("data.dit.two=2", "data.dit.two"),
+        ("data.fps=9", "data.fps"),
+        ("run.device=tpu", "run.device"),
+        ("vae.crop_px=64", "vae"),
+        ("model.dit.latent_channels=9", "latent_channels"),
+        ("dit.steps", "dit.steps"),
+    ],
+)
+def test_an_error_names_the_field(assignment: str, name: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        overridden(tiny(), [assignment])
+    assert name in caught.value.message
+
+
+def test_differences_are_listed_by_name() -> None:
+    one, other = tiny().model_dump(mode="json"), overridden(tiny(), ["seed=4", "dit.ema=0.5"]).model_dump(mode="json")
+    assert differences(one, other) == ["dit.ema: 0.999 -> 0.5", "seed: 0 -> 4"]
+    assert differences(one, tiny().model_dump(mode="json")) == []
+
+
+def test_the_recipes_are_listed_and_shown() -> None:
+    listed = CliRunner().invoke(app, ["recipes"]).output
+    assert all(name in listed for name in RECIPES)
+    shown = yaml.safe_load(CliRunner().invoke(app, ["show", "tiny", "--set", "dit.steps=3"]).output)
+    assert shown["dit"]["steps"] == 3
+    assert shown["card"]["id"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["dit", "tiny", "--set", "dit.stepz=3"], "dit.stepz: there is no such field"),
+        (["dit", "huge"], "there are: vita-mini-2, tiny"),
+        (["dit", "tiny", "--processes", "3"], "dit.num_micro_batches: 2 is no multiple of --processes 3"),
+        (["dit", "tiny"], "run the stage vae first"),
+        (["export", "tiny", "--model", "m"], "run the stage vae first"),
+    ],
+)
+def test_the_command_line_tells_what_is_wrong_in_one_line(
+    arguments: list[str],
+    words: str,
+    tmp_path: object,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["vitascope-train", *arguments, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    told = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert words in told
+    assert told.count("\n") == 1

@@ -1,0 +1,121 @@
+"""Command line: python -m vitascope_trainer.evaluation --help."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from vitascope_common.errors import VitascopeError
+from vitascope_models.attention import TEMPORAL_MODES
+from vitascope_trainer.evaluation.generation import Settings, check, load_model, seconds_per_clip
+from vitascope_trainer.evaluation.judging import (
+    Judged,
+    Report,
+    consistency,
+    controls,
+    judge,
+    score_sets,
+    vae_fidelity,
+)
+from vitascope_trainer.evaluation.prompts import Prompt, all_prompts
+from vitascope_trainer.evaluation.report import as_json, as_markdown, fill, sheet_bytes
+from vitascope_trainer.evaluation.scoring import Rate, score
+
+_SEED = 1_000
+_NUM_TIMED = 3
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model folder, with its card.yaml.", exists=True, file_okay=False)],
+    count: Annotated[int, typer.Option(help="Prompts in all; 0 takes all 288, each set by its share.", min=0)] = 0,
+    size: Annotated[str | None, typer.Option(help="WxH in pixels; the card's default if not given.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames per clip, 4k+1; 0 takes the card's default.", min=0)] = 0,
+    steps: Annotated[int, typer.Option(help="Sampling steps; 0 takes the card's default.", min=0)] = 0,
+    attention: Annotated[str | None, typer.Option(help="full, causal or window; the card's if not given.")] = None,
+    attention_count: Annotated[
+        int, typer.Option(help="Plain prompts for the comparison of the three attentions; 0 leaves it out.", min=0)
+    ] = 32,
+    empty_count: Annotated[int, typer.Option(help="Clips of the empty prompt, a control.", min=1)] = 32,
+    vae_count: Annotated[int, typer.Option(help="Clips for the VAE's PSNR and SSIM; 0 leaves it out.", min=0)] = 24,
+    processes: Annotated[int, typer.Option(help="One-thread processes; 2 for two cores.", min=1)] = 2,
+    out: Annotated[
+        Path, typer.Option(help="Folder for evaluation.json, images/MODEL.webp and the table in model.md.")
+    ] = Path("docs"),
+) -> None:
+    """Score a model on prompts that training never showed, beside controls, and write tables and a contact sheet."""
+    try:
+        loaded = load_model(model)
+        settings = Settings.of(loaded.card, size, frames or None, steps or None, attention)
+        check(loaded, settings)
+    except VitascopeError as error:
+        typer.echo(error.message, err=True)
+        raise typer.Exit(2) from error
+    prompts = all_prompts(count or None)
+    progress = _Progress(len(prompts) + empty_count + len(TEMPORAL_MODES) * attention_count)
+    judged = judge(model, [prompt.text for prompt in prompts], settings, _SEED, processes, progress=progress)
+    report = Report(
+        model_id=loaded.card.id,
+        settings=settings,
+        sets=score_sets(judged, prompts),
+        controls=controls(model, judged, prompts, settings, empty_count, processes, progress),
+        attention=_by_attention(model, settings, attention_count, processes, progress),
+        consistency=consistency([each.reading for each in judged]),
+        fidelity={str(side): vae_fidelity(loaded.vae, side, vae_count) for side in (64, 128) if vae_count},
+        seconds_per_clip=seconds_per_clip(loaded, [prompt.text for prompt in prompts[:_NUM_TIMED]], settings),
+        num_threads=torch.get_num_threads(),
+    )
+    sheet = out / "images" / f"{loaded.card.id}.webp"
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    sheet.write_bytes(_sheet(judged, prompts))
+    (out / "evaluation.json").write_text(as_json(report), encoding="utf-8")
+    tables = as_markdown(report, f"images/{sheet.name}")
+    fill(out / "model.md", tables)
+    typer.echo(f"\n{tables}")
+
+
+def _by_attention(
+    model: Path, settings: Settings, count: int, processes: int, progress: _Progress
+) -> dict[str, dict[str, Rate]]:
+    """Score the same plain prompts with the same noise under each temporal attention."""
+    prompts = [prompt for prompt in all_prompts() if prompt.kind == "plain"][:count]
+    table = {}
+    for mode in TEMPORAL_MODES if prompts else ():
+        chosen = replace(settings, attention=mode)
+        judged = judge(model, [prompt.text for prompt in prompts], chosen, _SEED, processes, progress=progress)
+        table[mode] = score([each.reading for each in judged], [prompt.scene for prompt in prompts])
+    return table
+
+
+def _sheet(judged: Sequence[Judged], prompts: Sequence[Prompt], num_rows: int = 20) -> bytes:
+    """Show the first prompts of every set, taking turns."""
+    kinds = list(dict.fromkeys(prompt.kind for prompt in prompts))
+    each = max(1, num_rows // len(kinds))
+    chosen = [
+        index for kind in kinds for index in [i for i, prompt in enumerate(prompts) if prompt.kind == kind][:each]
+    ]
+    return sheet_bytes([judged[i].thumbnails_THWC for i in chosen], [prompts[i].text for i in chosen])
+
+
+class _Progress:
+    """Says on one line how many clips are done and how long the rest will take."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._began = total, 0, time.monotonic()
+
+    def __call__(self, num_clips: int) -> None:
+        self._done += num_clips
+        left_s = (time.monotonic() - self._began) / self._done * (self._total - self._done)
+        typer.echo(f"\r{self._done}/{self._total} clips, about {left_s / 60:.1f} min left ", nl=False, err=True)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,175 @@
+"""Make clips with a model of the registry, several prompts at a time.
+
+Shapes: B batch, T frames, H rows, W columns, S sides of guidance.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitascope_common.errors import ConfigurationError
+from vitascope_common.registry_cards import ModelCard, load_card
+from vitascope_models.attention import TEMPORAL_MODES
+from vitascope_models.dit import DiT
+from vitascope_models.load import load_dit, load_text_encoder, load_vae
+from vitascope_models.sampling import FlowSampler, Guidance, VelocityFn, initial_noise
+from vitascope_models.text import Conditioning, PromptEncoder
+from vitascope_models.vae import VAE
+
+Bytes = NDArray[np.uint8]
+
+_SIZE = re.compile(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model folder, loaded."""
+
+    card: ModelCard
+    text_encoder: PromptEncoder
+    dit: DiT
+    vae: VAE
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How clips are made; what is not given comes from the card."""
+
+    width_px: int
+    height_px: int
+    num_frames: int
+    num_steps: int
+    guidance: Guidance
+    shift: float
+    solver: str
+    attention: str | None = None
+    """Another temporal attention than the card's."""
+
+    @classmethod
+    def of(
+        cls,
+        card: ModelCard,
+        size: str | None = None,
+        num_frames: int | None = None,
+        num_steps: int | None = None,
+        attention: str | None = None,
+    ) -> Settings:
+        """Fill in the card's defaults; `size` is WxH in pixels.
+
+        Raises:
+            ConfigurationError: names what is not of the form that it should have.
+        """
+        defaults = card.defaults
+        size = size or defaults.size
+        if not _SIZE.fullmatch(size):
+            raise ConfigurationError(f"A size is WIDTHxHEIGHT in pixels, as in 64x64, not {size!r}.")
+        if attention is not None and attention not in TEMPORAL_MODES:
+            raise ConfigurationError(f"A temporal attention is one of {', '.join(TEMPORAL_MODES)}, not {attention!r}.")
+        width_px, height_px = (int(side) for side in size.split("x"))
+        return cls(
+            width_px=width_px,
+            height_px=height_px,
+            num_frames=num_frames or int(card.num_frames[defaults.seconds]),
+            num_steps=num_steps or defaults.num_inference_steps,
+            guidance=Guidance(
+                defaults.guidance_scale, defaults.guidance_start, defaults.guidance_end, defaults.guidance_rescale
+            ),
+            shift=card.shift_for(size),
+            solver=defaults.solver,
+            attention=attention,
+        )
+
+
+def load_model(folder: Path) -> Model:
+    """Load a model folder.
+
+    Raises:
+        ConfigurationError: the card is none, or not of a model that makes clips.
+        InvalidModelError: its files do not hold what the card says.
+    """
+    card = load_card(folder / "card.yaml")
+    if not isinstance(card, ModelCard):
+        raise ConfigurationError(f"{folder} is a {card.kind} model; only models that make clips can be judged.")
+    values = card.model_dump(mode="json")
+    return Model(card, load_text_encoder(folder, values), load_dit(folder, values), load_vae(folder, values))
+
+
+def check(model: Model, settings: Settings) -> None:
+    """Refuse clips that the model cannot make or that the probe cannot read.
+
+    Raises:
+        ConfigurationError: says what clips there can be.
+    """
+    width, height, num_frames = settings.width_px, settings.height_px, settings.num_frames
+    if width % 16 or height % 16 or min(width, height) < 64 or num_frames % 4 != 1 or num_frames < 5:
+        raise ConfigurationError(
+            f"Clips of {num_frames} frames of {width}x{height} cannot be judged: there must be 4k+1 frames, 5 or more,"
+            " and sides of 16k pixels, 64 or more."
+        )
+    try:
+        model.vae.latent_shape(num_frames, height, width)
+        FlowSampler(settings.num_steps, settings.shift, settings.solver)
+    except ValueError as error:
+        raise ConfigurationError(f"{model.card.id} cannot make such clips: {error}.") from error
+
+
+def seconds_per_clip(model: Model, prompts: Sequence[str], settings: Settings) -> float:
+    """Give the mean time in seconds that one clip by itself takes with all threads, after one that does not count."""
+    began = 0.0
+    for index, prompt in enumerate((prompts[0], *prompts)):
+        if index == 1:
+            began = time.perf_counter()
+        list(generate(model, [prompt], [index], settings))
+    return (time.perf_counter() - began) / len(prompts)
+
+
+def generate(
+    model: Model, prompts: Sequence[str], seeds: Sequence[int], settings: Settings, batch: int = 8
+) -> Iterator[Bytes]:
+    """Make a clip, (T, H, W, 3), for each prompt; the noise of a clip depends on its own seed alone."""
+    neutral = model.text_encoder.encode("")
+    shape = model.vae.latent_shape(settings.num_frames, settings.height_px, settings.width_px)
+    sampler = FlowSampler(settings.num_steps, settings.shift, settings.solver)
+    for begin in range(0, len(prompts), batch):
+        chosen = prompts[begin : begin + batch]
+        noise = [initial_noise((1, *shape), seed)[0] for seed in seeds[begin : begin + batch]]
+        latents = torch.cat(noise)
+        velocity = _velocity(model.dit, [model.text_encoder.encode(text) for text in chosen], neutral, settings)
+        for index in range(sampler.num_steps):
+            latents = sampler.step(velocity, latents, index)
+        for one in latents.split(1):
+            yield torch.cat(list(model.vae.decode_stream(one))).numpy()
+
+
+def _velocity(dit: DiT, texts: list[Conditioning], neutral: Conditioning, settings: Settings) -> VelocityFn:
+    """Make a guided velocity for a batch in which every clip has a prompt of its own."""
+    sides = texts + [neutral] * len(texts)
+    tokens, mask, pooled = (
+        torch.stack([getattr(each, name) for each in sides]) for name in ("tokens_LD", "mask_L", "pooled_D")
+    )
+
+    @torch.no_grad()
+    def velocity(latents_BCTHW: Tensor, t: float) -> Tensor:
+        is_guided = settings.guidance.acts_at(t)
+        count = len(latents_BCTHW) * (2 if is_guided else 1)
+        out: Tensor = dit(
+            latents_BCTHW.repeat(2 if is_guided else 1, 1, 1, 1, 1),
+            torch.full((count,), t),
+            tokens[:count],
+            mask[:count],
+            pooled[:count],
+            None,
+            settings.attention,
+        )
+        return settings.guidance.combine(*out.chunk(2)) if is_guided else out
+
+    return velocity

@@ -1,0 +1,222 @@
+"""Judge a model: make clips for unseen prompts, read them, count what is right, and run the controls beside it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vitascope_models.sampling import Guidance
+from vitascope_models.vae import VAE, from_uint8
+from vitascope_trainer.evaluation.fidelity import psnr_db, ssim
+from vitascope_trainer.evaluation.generation import Model, Settings, generate, load_model
+from vitascope_trainer.evaluation.probe import Reading, read
+from vitascope_trainer.evaluation.prompts import Prompt, all_prompts, unseen_scene
+from vitascope_trainer.evaluation.scoring import Rate, score
+from vitascope_trainer.world.drawing import render
+from vitascope_trainer.world.scenes import Mix, Scene
+
+Bytes = NDArray[np.uint8]
+Progress = Callable[[int], None]
+"""Is told how many further clips are done."""
+
+_SHOWN_PX = 64  # frames that are kept for the contact sheet are reduced to about that
+_SHOWN_FRAMES = 9
+_MOST_LOST = 0.03  # of the share of all four, by which an attention may be worse than the full one
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A clip that was made and read."""
+
+    reading: Reading
+    thumbnails_THWC: Bytes
+
+
+def judge(
+    folder: Path,
+    texts: Sequence[str],
+    settings: Settings,
+    seed: int,
+    processes: int = 1,
+    batch: int = 8,
+    progress: Progress = lambda _: None,
+) -> list[Judged]:
+    """Make and read a clip per text; clip i has seed `seed + i`, however many processes share the work."""
+    tasks = [(begin, list(texts[begin : begin + batch])) for begin in range(0, len(texts), batch)]
+    found: dict[int, list[Judged]] = {}
+    if processes == 1:
+        for begin, chosen in tasks:
+            found[begin] = _judged(folder, chosen, seed + begin, settings)
+            progress(len(chosen))
+    else:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _one_thread) as pool:
+            begun = {pool.submit(_judged, folder, chosen, seed + begin, settings): begin for begin, chosen in tasks}
+            left = set(begun)
+            while left:
+                done, left = wait(left, return_when=FIRST_COMPLETED)
+                for future in done:
+                    found[begun[future]] = future.result()
+                    progress(len(found[begun[future]]))
+    return [each for begin, _ in tasks for each in found[begin]]
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: Path) -> Model:
+    return load_model(folder)
+
+
+def _judged(folder: Path, texts: list[str], seed: int, settings: Settings) -> list[Judged]:
+    clips = generate(_loaded(folder), texts, range(seed, seed + len(texts)), settings, batch=len(texts))
+    return [Judged(read(clip), _thumbnails(clip)) for clip in clips]
+
+
+def _thumbnails(clip_THWC: Bytes) -> Bytes:
+    step = max(1, min(clip_THWC.shape[1:3]) // _SHOWN_PX)
+    chosen = np.linspace(0, len(clip_THWC) - 1, _SHOWN_FRAMES).round().astype(int)
+    frames = clip_THWC[chosen]
+    height, width = (side // step * step for side in frames.shape[1:3])
+    tiles = frames[:, :height, :width].reshape(len(chosen), height // step, step, width // step, step, 3)
+    reduced: Bytes = tiles.mean(axis=(2, 4)).round().astype(np.uint8)
+    return reduced
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found."""
+
+    model_id: str
+    settings: Settings
+    sets: Mapping[str, Mapping[str, Rate]]
+    """By set of prompts, then by attribute; `all` is every prompt whose scene training cannot have shown."""
+    controls: Mapping[str, Mapping[str, Rate]]
+    """Real clips; the labels of other clips; the empty prompt."""
+    attention: Mapping[str, Mapping[str, Rate]]
+    """By temporal attention, on the plain prompts of `attention_count`."""
+    consistency: Mapping[str, float]
+    fidelity: Mapping[str, Mapping[str, float]]
+    """PSNR (dB) and SSIM of the VAE by size."""
+    seconds_per_clip: float = 0.0
+    """Of one clip by itself, made with `num_threads` threads."""
+    num_threads: int = 1
+
+    @property
+    def attention_allowed(self) -> tuple[str, ...]:
+        """Give the temporal attentions that come within 3 points of full attention on `all four`; none if not compared.
+
+        These are the ones that the model may be run with.
+        """
+        if "full" not in self.attention:
+            return ()
+        least = self.attention["full"]["all four"].share - _MOST_LOST - 1e-9
+        return tuple(mode for mode, rates in self.attention.items() if rates["all four"].share >= least)
+
+
+def score_sets(judged: Sequence[Judged], prompts: Sequence[Prompt]) -> dict[str, dict[str, Rate]]:
+    """Score each set by itself, and all prompts together whose scene training cannot have shown."""
+    pairs = list(zip(prompts, judged, strict=True))
+    chosen = {"all": [pair for pair in pairs if pair[0].is_unseen]}
+    chosen |= {
+        kind: [pair for pair in pairs if pair[0].kind == kind] for kind in dict.fromkeys(p.kind for p in prompts)
+    }
+    return {
+        name: score([each.reading for _, each in some], [prompt.scene for prompt, _ in some])
+        for name, some in chosen.items()
+    }
+
+
+def rotated(scenes: Sequence[Scene]) -> list[Scene]:
+    """Give every clip the label of another one: what a model that ignores its prompt would score.
+
+    Labels move by half a turn of a shuffled order, the same every time, as neighbours may be minimal pairs.
+    """
+    order = list(range(len(scenes)))
+    random.Random(0).shuffle(order)
+    half = len(order) // 2
+    partner = dict(zip(order, order[half:] + order[:half], strict=True))
+    return [scenes[partner[index]] for index in range(len(scenes))]
+
+
+def real_clips(scenes: Sequence[Scene], settings: Settings, seed: int = 1) -> list[Reading]:
+    """Read clips that the world itself draws: the best that any model can score."""
+    rng = random.Random(seed)
+    size = settings.num_frames, settings.height_px, settings.width_px
+    return [read(render(scene, *size, rng)[0]) for scene in scenes]
+
+
+def controls(
+    folder: Path,
+    judged: Sequence[Judged],
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    num_empty: int,
+    processes: int,
+    progress: Progress,
+) -> dict[str, dict[str, Rate]]:
+    """Score what has to come out near 1 and what has to come out near chance."""
+    scenes = [prompt.scene for prompt in prompts]
+    unguided = replace(settings, guidance=Guidance(1.0))
+    empty = judge(folder, [""] * num_empty, unguided, 9_000, processes, progress=progress)
+    every = max(1, len(scenes) // max(1, num_empty))
+    return {
+        "real clips": score(real_clips(scenes, settings), scenes),
+        "labels of another clip": score([each.reading for each in judged], rotated(scenes)),
+        "empty prompt": score([each.reading for each in empty], scenes[::every][:num_empty]),
+    }
+
+
+def consistency(readings: Sequence[Reading]) -> dict[str, float]:
+    """Give flicker beside the objects and how steady their colours and shapes are over time."""
+    things = [thing for reading in readings for thing in reading.things]
+    if not things:
+        return {}
+    return {
+        "flicker": float(np.median([reading.flicker for reading in readings])),
+        "colour kept": float(np.mean([thing.colour_steadiness for thing in things])),
+        "shape kept": float(np.mean([thing.shape_steadiness for thing in things])),
+    }
+
+
+def vae_fidelity(vae: VAE, size_px: int, num_clips: int, num_frames: int = 17, seed: int = 3) -> dict[str, float]:
+    """Give mean PSNR (dB) and SSIM over clips with held-out objects, encoded and decoded."""
+    rng = random.Random(seed)
+    found = []
+    for _ in range(num_clips):
+        frames, _ = render(unseen_scene(rng, Mix()), num_frames, size_px, size_px, rng)
+        with torch.no_grad():
+            latents = vae.encode(from_uint8(torch.from_numpy(frames)[None]))
+        decoded = torch.cat(list(vae.decode_stream(latents))).numpy()
+        found.append((psnr_db(frames, decoded), ssim(frames, decoded)))
+    psnr, similarity = (float(each) for each in np.mean(found, axis=0))
+    return {"psnr_db": psnr, "ssim": similarity}
+
+
+def gate(
+    folder: Path,
+    least: Mapping[str, float],
+    count: int = 32,
+    size: str | None = None,
+    num_frames: int | None = None,
+    num_steps: int | None = None,
+) -> dict[str, tuple[float, float]]:
+    """Make clips for unseen plain prompts and give the attributes whose share falls short, with what was wanted.
+
+    Empty: the model passes. `least` names attributes of `scoring.agreement` and the share that each needs.
+    """
+    settings = Settings.of(_loaded(folder).card, size, num_frames, num_steps)
+    prompts = [prompt for prompt in all_prompts() if prompt.kind == "plain"][:count]
+    judged = judge(folder, [prompt.text for prompt in prompts], settings, seed=500)
+    rates = score([each.reading for each in judged], [prompt.scene for prompt in prompts])
+    return {name: (rates[name].share, want) for name, want in least.items() if rates[name].share < want}

@@ -1,0 +1,125 @@
+"""Write down what an evaluation found: JSON, a contact sheet, and the table in docs/model.md.
+
+Shapes: T frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitascope_trainer.evaluation.judging import Report
+from vitascope_trainer.evaluation.scoring import Rate
+from vitascope_trainer.sheets import contact_sheet
+
+BEGIN, END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
+"""What lies between them in docs/model.md is written by `make eval-model`."""
+
+_COLUMNS = (
+    "all four",
+    *("colour", "motion", "background", "shape", "count", "relation", "binding", "binding and motion"),
+    *("size", "texture", "camera"),
+)
+_MOST_BYTES = 600_000
+
+
+def as_json(report: Report) -> str:
+    """Give the report as JSON; a rate is its counts, its share and its 95 % interval."""
+    values = {
+        "model": report.model_id,
+        "settings": asdict(report.settings),
+        "sets": _rates(report.sets),
+        "controls": _rates(report.controls),
+        "attention": _rates(report.attention),
+        "attention_allowed": report.attention_allowed,
+        "consistency": {name: round(value, 4) for name, value in report.consistency.items()},
+        "vae": {size: {name: round(value, 4) for name, value in row.items()} for size, row in report.fidelity.items()},
+        "seconds_per_clip": round(report.seconds_per_clip, 3),
+        "num_threads": report.num_threads,
+    }
+    return json.dumps(values, indent=2) + "\n"
+
+
+def _rates(tables: Mapping[str, Mapping[str, Rate]]) -> dict[str, Any]:
+    return {
+        name: {
+            attribute: {
+                "right": rate.num_right,
+                "asked": rate.num_asked,
+                "share": round(rate.share, 4),
+                "interval": [round(bound, 4) for bound in rate.interval],
+            }
+            for attribute, rate in table.items()
+        }
+        for name, table in tables.items()
+    }
+
+
+def as_markdown(report: Report, sheet: str) -> str:
+    """Give the tables for docs/model.md; `sheet` is the contact sheet's path as seen from there."""
+    settings = report.settings
+    lines = [
+        f"`{report.model_id}`: clips of {settings.width_px}x{settings.height_px}, {settings.num_frames} frames,"
+        f" {settings.num_steps} steps ({settings.solver}), guidance {settings.guidance.scale:g};"
+        f" {report.seconds_per_clip:.1f} s to make one clip by itself (threads: {report.num_threads}), loading apart."
+        " Shares in %; in brackets the 95 % interval of all four. The row `all` leaves out the few `confusable` prompts"
+        " that training may have shown.",
+        "",
+        *_table("prompts", report.sets),
+        "",
+        *_table("control", report.controls),
+        "",
+    ]
+    if report.attention:
+        lines += [*_table("temporal attention", report.attention), ""]
+        allowed = ", ".join(f"`{mode}`" for mode in report.attention_allowed)
+        lines += [f"Attentions within 3 points of full on all four: {allowed}.", ""]
+    if report.consistency:
+        said = ", ".join(f"{name} {value:.3f}" for name, value in report.consistency.items())
+        lines += [f"Consistency over time: {said} (flicker in levels of 255 per frame, the others as shares).", ""]
+    for size, row in report.fidelity.items():
+        lines.append(f"- VAE at {size}x{size}: PSNR {row['psnr_db']:.1f} dB, SSIM {row['ssim']:.3f} on unseen clips")
+    return "\n".join([*lines, "", f"![Clips for unseen prompts, one a row]({sheet})"])
+
+
+def _table(title: str, tables: Mapping[str, Mapping[str, Rate]]) -> list[str]:
+    rows = [f"| {title} | n | " + " | ".join(_COLUMNS) + " |", "|---" * (len(_COLUMNS) + 2) + "|"]
+    for name, table in tables.items():
+        whole = table["all four"]
+        low, high = whole.interval
+        cells = [f"{100 * whole.share:.1f} ({100 * low:.0f}–{100 * high:.0f})"]
+        cells += [f"{100 * table[column].share:.1f}" if column in table else "" for column in _COLUMNS[1:]]
+        rows.append(f"| {name} | {whole.num_asked} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def fill(document: Path, content: str) -> None:
+    """Replace what lies between the markers of a document; a document that is not there begins with them.
+
+    Raises:
+        ValueError: the document has no markers.
+    """
+    text = document.read_text(encoding="utf-8") if document.exists() else f"# The built-in model\n\n{BEGIN}\n{END}\n"
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{document} needs the lines {BEGIN} and {END} around the table")
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    document.write_text(f"{before}{BEGIN}\n\n{content}\n\n{END}{after}", encoding="utf-8")
+
+
+def sheet_bytes(clips_THWC: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> bytes:
+    """Draw a row of frames per clip under its caption, as WebP of at most 600 kB."""
+    sheet = contact_sheet(clips_THWC, captions, num_columns=len(clips_THWC[0]))
+    for quality in (85, 70, 50, 30):
+        content = io.BytesIO()
+        sheet.save(content, "WEBP", quality=quality)
+        if content.tell() <= _MOST_BYTES:
+            break
+    return content.getvalue()

@@ -1,0 +1,153 @@
+"""The recipes: functions that return a whole run's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from vitascope_common.errors import ConfigurationError
+from vitascope_trainer.config import DitStage, Mixture, ModelPart, Recipe, Running, TrainingBucket, VaeStage, WorldData
+
+
+def vita_mini_2() -> Recipe:
+    """Make the model that Vitascope ships, from nothing but drawn clips."""
+    return Recipe(
+        name="vita-mini-2",
+        data=WorldData(
+            vae=Mixture(two=0.25, texture=0.15, camera=0.1, later=0.2, later_from=(0.0, 0.6)),
+            dit=Mixture(two=0.3, texture=0.08, camera=0.07, later=0.08, later_from=(0.25, 1.0)),
+        ),
+        model=ModelPart(
+            vae={"latent_channels": 12, "widths": [96, 64, 32]},
+            text_encoder={"width": 192, "num_layers": 3, "num_heads": 6, "max_tokens": 40, "num_buckets": 8192},
+            dit={"latent_channels": 12, "width": 256, "num_layers": 6, "num_heads": 8, "text_width": 192},
+        ),
+        vae=VaeStage(steps=3000, warmup_steps=60, decay_share=0.7),
+        dit=DitStage(
+            steps=2300,
+            warmup_steps=80,
+            decay_share=0.28,
+            num_micro_batches=1,
+            buckets=(
+                TrainingBucket(size="64x64", num_frames=17, weight=5.0, num_clips=23_000),
+                TrainingBucket(size="64x64", num_frames=25, weight=3.0, num_clips=12_000),
+                TrainingBucket(size="64x64", num_frames=33, weight=1.5, num_clips=3_500),
+                TrainingBucket(size="64x64", num_frames=9, weight=1.0, num_clips=3_000),
+                TrainingBucket(size="96x64", num_frames=17, weight=1.0, num_clips=3_000),
+                TrainingBucket(size="64x96", num_frames=17, weight=1.0, num_clips=3_000),
+            ),
+        ),
+        card={
+            "id": "vita-mini-2",
+            "kind": "generate",
+            "engine": "native",
+            "pool": "default",
+            "group_size": 1,
+            "title": "Vita mini 2",
+            "description": (
+                "A small video model that a laptop runs: one or two flat shapes in ten colours, with fifteen motions, "
+                "textures, relations and a camera, on plain, graded and patterned backgrounds."
+            ),
+            "licence": "Apache-2.0",
+            "capabilities": [
+                "text_to_video",
+                "image_to_video",
+                "keyframes",
+                "extension",
+                "video_to_video",
+                "negative_prompt",
+                "previews",
+            ],
+            "sizes": ["64x64", "96x64", "64x96"],
+            "seconds": ["1", "2", "3", "4"],
+            "num_frames": {"1": 9, "2": 17, "3": 25, "4": 33},
+            "defaults": {
+                "size": "64x64",
+                "seconds": "4",
+                "fps": 8,
+                "num_inference_steps": 24,
+                "guidance_scale": 2.5,
+                "shift": 2.0,
+                "solver": "euler",
+            },
+            "limits": {"num_inference_steps": [1, 200], "guidance_scale": [1, 20], "prompt_max_chars": 2000},
+            "solvers": ["euler", "heun", "rk4", "ddim"],
+            "cost": {"fixed_s": 0.2, "per_step_frame_s": 0.002},
+            "price": {"usd_micros_per_second": 1000},
+            "attention": {"temporal": "full", "allowed": ["full", "causal", "window"]},
+            "parallelism": {"tensor_parallel": [1, 2]},
+        },
+    )
+
+
+def tiny() -> Recipe:
+    """Take seconds: for tests, and for trying out a change or a folder of videos."""
+    return Recipe(
+        name="tiny",
+        precision="fp32",
+        data=WorldData(vae=Mixture(later=0.2), dit=Mixture(later=0.2)),
+        model=ModelPart(
+            vae={"latent_channels": 4, "widths": [16, 12, 8]},
+            text_encoder={"width": 16, "num_layers": 1, "num_heads": 2, "max_tokens": 40, "num_buckets": 64},
+            dit={"latent_channels": 4, "width": 32, "num_layers": 2, "num_heads": 4, "text_width": 16},
+        ),
+        vae=VaeStage(
+            steps=24,
+            warmup_steps=5,
+            lengths=(9,),
+            sides_px=(32,),
+            num_frames=9,
+            side_px=32,
+            crop_px=16,
+            num_whole=2,
+            num_crops=4,
+            window_clips=24,
+            fresh_clips=1,
+            num_measured=2,
+        ),
+        dit=DitStage(
+            steps=40,
+            text_steps=10,
+            warmup_steps=5,
+            text_clips=8,
+            tokens_per_batch=48,
+            window_clips=8,
+            fresh_clips=1,
+            num_held_out=4,
+            learning_rate=3e-3,
+            muon_learning_rate=5e-3,
+            buckets=(
+                TrainingBucket(size="32x32", num_frames=9, weight=2.0, num_clips=24),
+                TrainingBucket(size="48x32", num_frames=5, num_clips=12),
+            ),
+        ),
+        shard_clips=8,
+        run=Running(log_steps=5, validate_steps=10, sheet_steps=0, sheet_clips=2),
+        card={
+            **vita_mini_2().card,
+            "id": "tiny",
+            "title": "Tiny",
+            "description": "Too small to draw anything; proves that the way from training to a clip works.",
+            "sizes": ["32x32"],
+            "seconds": ["1"],
+            "num_frames": {"1": 9},
+            "defaults": {
+                "size": "32x32",
+                "seconds": "1",
+                "fps": 8,
+                "num_inference_steps": 2,
+                "guidance_scale": 2.5,
+                "shift": 1.0,
+                "solver": "euler",
+            },
+        },
+    )
+
+
+RECIPES: Mapping[str, Callable[[], Recipe]] = {"vita-mini-2": vita_mini_2, "tiny": tiny}
+
+
+def recipe_named(name: str) -> Recipe:
+    """Give a recipe. Raises: ConfigurationError: names those there are."""
+    if name not in RECIPES:
+        raise ConfigurationError(f"There is no recipe {name!r}; there are: {', '.join(RECIPES)}.", param="recipe")
+    return RECIPES[name]()
