@@ -71,9 +71,9 @@ def vita_mini_2() -> Recipe:
             },
             "limits": {"num_inference_steps": [1, 200], "guidance_scale": [1, 20], "prompt_max_chars": 2000},
             "solvers": ["euler", "heun", "rk4", "ddim"],
-            "cost": {"fixed_s": 0.2, "per_step_frame_s": 0.002},
+            "cost": {"fixed_s": 0.3, "per_step_frame_s": 0.0025},
             "price": {"usd_micros_per_second": 1000},
-            "attention": {"temporal": "full", "allowed": ["full", "causal", "window"]},
+            "attention": {"temporal": "full", "allowed": ["full", "window"]},
             "parallelism": {"tensor_parallel": [1, 2]},
         },
     )
