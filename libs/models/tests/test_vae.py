@@ -153,12 +153,3 @@ def test_a_preview_shows_each_cell_as_a_tile_by_a_linear_map(vae: VAE) -> None:
     assert torch.equal(vae.preview(latents)[1, 4:8, 12:16], expected)
     with pytest.raises(ValueError, match="one clip"):
         vae.preview(torch.randn(2, 4, 3, 2, 5))
-
-
-def test_weights_of_a_training_without_a_preview_load(vae: VAE) -> None:
-    state = {name: value for name, value in vae.state_dict().items() if not name.startswith("preview")}
-    fresh = VAE(latent_channels=4, widths=(16, 12, 8)).eval()
-    fresh.load_state_dict(state)
-    latents = torch.randn(1, 4, 2, 2, 2)
-    assert torch.equal(fresh.decode(latents), vae.decode(latents))
-    assert not fresh.preview_weight.any()
