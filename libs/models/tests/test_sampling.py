@@ -246,6 +246,15 @@ def test_outside_its_interval_guidance_changes_nothing_and_costs_nothing(
     assert torch.equal(found, conditional) is (num_sides == 1)
 
 
+def test_clips_of_a_batch_may_have_a_prompt_each(dit: DiT, prompts: Prompts) -> None:
+    cond, uncond = prompts
+    latents = torch.randn(2, 4, 3, 4, 4)
+    together = guided(dit, [cond, uncond], uncond, Guidance(2.5))(latents, 0.6)
+    alone = [guided(dit, each, uncond, Guidance(2.5))(latents[i : i + 1], 0.6) for i, each in enumerate(prompts)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+    assert not torch.allclose(together, guided(dit, cond, uncond, Guidance(2.5))(latents, 0.6), atol=1e-3)
+
+
 def test_rescaling_goes_from_plain_guidance_to_the_spread_of_the_unguided_velocity() -> None:
     cond, uncond = torch.randn(3, 4, 5, 4, 4), torch.randn(3, 4, 5, 4, 4)
     plain = uncond + 6.0 * (cond - uncond)

@@ -3,8 +3,7 @@
 At flow time t a clip is (1 - t) * clean + t * noise, and the velocity is noise - clean (rectified flow, Liu et al.
 2022).
 
-Shapes: B batch, C channels, T frames, H rows, W columns, L text tokens, D text width, E condition channels; S sides of
-guidance, two at most.
+Shapes: B batch, C channels, T frames, H rows, W columns, L text tokens, D text width, E condition channels.
 """
 
 from __future__ import annotations
@@ -204,7 +203,7 @@ class Guidance:
 
 def guided(
     model: VelocityModel,
-    cond: Conditioning,
+    cond: Conditioning | Sequence[Conditioning],
     uncond: Conditioning,
     guidance: Guidance,
     guide: Guide | None = None,
@@ -212,13 +211,16 @@ def guided(
 ) -> VelocityFn:
     """Make a velocity with classifier-free guidance; `uncond` is the empty prompt's conditioning or a negative one's.
 
+    One `cond` is all clips' of a batch; several are those of its clips, in their order.
+
     Both sides run as one batch; where guidance does not act, `cond` runs alone. With a `guide` the model sees the clean
     latents where they are known, and the velocity there is 0. `temporal` replaces the model's own temporal attention.
     """
-    both = [cond, uncond]
-    tokens_SLD = torch.stack([each.tokens_LD for each in both])
-    mask_SL = torch.stack([each.mask_L for each in both])
-    pooled_SD = torch.stack([each.pooled_D for each in both])
+    conds = [cond] if isinstance(cond, Conditioning) else list(cond)
+    both = conds + [uncond] * len(conds)
+    tokens_BLD = torch.stack([each.tokens_LD for each in both])
+    mask_BL = torch.stack([each.mask_L for each in both])
+    pooled_BD = torch.stack([each.pooled_D for each in both])
     condition_1ETHW = None if guide is None else guide.condition()
 
     @torch.no_grad()
@@ -226,12 +228,13 @@ def guided(
         batch, num_sides = latents_BCTHW.shape[0], 2 if guidance.acts_at(t) else 1
         if guide is not None:
             latents_BCTHW = guide.pin(latents_BCTHW)
+        num_texts, clips_per_text = num_sides * len(conds), batch // len(conds)
         out = model(
             latents_BCTHW.repeat(num_sides, 1, 1, 1, 1),
             torch.full((batch * num_sides,), t, dtype=torch.float32, device=latents_BCTHW.device),
-            tokens_SLD[:num_sides].repeat_interleave(batch, dim=0),
-            mask_SL[:num_sides].repeat_interleave(batch, dim=0),
-            pooled_SD[:num_sides].repeat_interleave(batch, dim=0),
+            tokens_BLD[:num_texts].repeat_interleave(clips_per_text, dim=0),
+            mask_BL[:num_texts].repeat_interleave(clips_per_text, dim=0),
+            pooled_BD[:num_texts].repeat_interleave(clips_per_text, dim=0),
             None if condition_1ETHW is None else condition_1ETHW.expand(batch * num_sides, -1, -1, -1, -1),
             temporal,
         )

@@ -14,15 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vitascope_common.errors import ConfigurationError
 from vitascope_common.registry_cards import ModelCard, load_card
 from vitascope_models.attention import TEMPORAL_MODES
 from vitascope_models.dit import DiT
 from vitascope_models.load import load_dit, load_text_encoder, load_vae
-from vitascope_models.sampling import FlowSampler, Guidance, VelocityFn, initial_noise
-from vitascope_models.text import Conditioning, PromptEncoder
+from vitascope_models.sampling import FlowSampler, Guidance, guided, initial_noise
+from vitascope_models.text import PromptEncoder
 from vitascope_models.vae import VAE
 
 Bytes = NDArray[np.uint8]
@@ -143,33 +142,9 @@ def generate(
         chosen = prompts[begin : begin + batch]
         noise = [initial_noise((1, *shape), seed)[0] for seed in seeds[begin : begin + batch]]
         latents = torch.cat(noise)
-        velocity = _velocity(model.dit, [model.text_encoder.encode(text) for text in chosen], neutral, settings)
+        texts = [model.text_encoder.encode(text) for text in chosen]
+        velocity = guided(model.dit, texts, neutral, settings.guidance, temporal=settings.attention)
         for index in range(sampler.num_steps):
             latents = sampler.step(velocity, latents, index)
         for one in latents.split(1):
             yield torch.cat(list(model.vae.decode_stream(one))).numpy()
-
-
-def _velocity(dit: DiT, texts: list[Conditioning], neutral: Conditioning, settings: Settings) -> VelocityFn:
-    """Make a guided velocity for a batch in which every clip has a prompt of its own."""
-    sides = texts + [neutral] * len(texts)
-    tokens, mask, pooled = (
-        torch.stack([getattr(each, name) for each in sides]) for name in ("tokens_LD", "mask_L", "pooled_D")
-    )
-
-    @torch.no_grad()
-    def velocity(latents_BCTHW: Tensor, t: float) -> Tensor:
-        is_guided = settings.guidance.acts_at(t)
-        count = len(latents_BCTHW) * (2 if is_guided else 1)
-        out: Tensor = dit(
-            latents_BCTHW.repeat(2 if is_guided else 1, 1, 1, 1, 1),
-            torch.full((count,), t),
-            tokens[:count],
-            mask[:count],
-            pooled[:count],
-            None,
-            settings.attention,
-        )
-        return settings.guidance.combine(*out.chunk(2)) if is_guided else out
-
-    return velocity
