@@ -2,6 +2,7 @@
 
 import json
 import random
+import string
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,19 +22,22 @@ from vitascope_trainer.evaluation.classifier import app as classifier_app
 from vitascope_trainer.evaluation.classifier import load as load_classifier
 from vitascope_trainer.evaluation.crops import turning
 from vitascope_trainer.evaluation.fidelity import psnr_db, ssim
-from vitascope_trainer.evaluation.generation import Settings, generate, load_model, seconds_per_clip
+from vitascope_trainer.evaluation.generation import load_model, seconds_per_clip
 from vitascope_trainer.evaluation.judging import Judged, Report, gate, rotated, score_sets
 from vitascope_trainer.evaluation.objects import Part
 from vitascope_trainer.evaluation.probe import Reading, read
 from vitascope_trainer.evaluation.prompts import (
-    COLOUR_PARAPHRASES,
-    MOTION_PARAPHRASES,
+    NEW_COLOURS,
+    NEW_SHAPES,
     SETS,
-    SHAPE_PARAPHRASES,
+    STRANGE_COLOURS,
+    STRANGE_MOTIONS,
+    STRANGE_SHAPES,
     all_prompts,
 )
 from vitascope_trainer.evaluation.report import BEGIN, END, as_json, as_markdown, fill, sheet_bytes
 from vitascope_trainer.evaluation.scoring import Rate, agreement, score
+from vitascope_trainer.generation import Settings, generate
 from vitascope_trainer.world.captions import caption
 from vitascope_trainer.world.drawing import background_image, render
 from vitascope_trainer.world.scenes import BACKGROUNDS, MOTIONS, RELATIONS, Mix, Scene, Thing, random_scene
@@ -220,10 +224,28 @@ def test_the_label_of_another_clip_is_right_by_chance_alone(kind: str) -> None:
     assert sum(num_same >= 2 for num_same in alike) <= 0.15 * len(alike)
 
 
-def test_paraphrases_use_words_that_training_never_does() -> None:
+@pytest.fixture(scope="module")
+def said() -> set[str]:
+    """Every word of 3,000 captions."""
     rng = random.Random(4)
-    said = {word for _ in range(3000) for word in caption(random_scene(rng, held_out=None), rng).text.lower().split()}
-    for words in (COLOUR_PARAPHRASES, SHAPE_PARAPHRASES, MOTION_PARAPHRASES):
+    return {
+        word.strip(string.punctuation)
+        for _ in range(3000)
+        for word in caption(random_scene(rng, held_out=None), rng).text.lower().split()
+    }
+
+
+def test_reworded_prompts_have_new_forms_of_words_that_training_says(said: set[str]) -> None:
+    forms = {**NEW_COLOURS, **NEW_SHAPES}
+    assert not said & set(forms.values())
+    assert all(form[:3] == word[:3] and word in said for word, form in forms.items())
+    texts = [prompt.text for prompt in all_prompts() if prompt.kind == "reworded"]
+    assert len(set(texts)) == SETS["reworded"]
+    assert all(any(form in text for form in forms.values()) for text in texts)
+
+
+def test_strange_words_are_none_that_training_says(said: set[str]) -> None:
+    for words in (STRANGE_COLOURS, STRANGE_SHAPES, STRANGE_MOTIONS):
         for phrases in words.values():
             assert all(set(phrase.split()) - said for phrase in phrases), [
                 p for p in phrases if not set(p.split()) - said

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from vitascope_trainer.evaluation.generation import Settings, generate, load_model
+from vitascope_trainer.evaluation.generation import load_model, settings_of
 from vitascope_trainer.evaluation.judging import gate
+from vitascope_trainer.generation import generate
 
 pytestmark = pytest.mark.model
 
@@ -31,7 +32,7 @@ def test_32_held_out_prompts_come_out_right() -> None:
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
     model = load_model(FOLDER)
-    settings = Settings.of(model.card, num_frames=9, num_steps=4)
+    settings = settings_of(model.card, num_frames=9, num_steps=4)
     prompt = "a small red circle moving right on a black background"
     first, again, other = (next(generate(model, [prompt], [seed], settings)) for seed in (5, 5, 6))
     assert first.shape == (9, 64, 64, 3)

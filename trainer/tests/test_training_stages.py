@@ -19,19 +19,19 @@ from typer.testing import CliRunner
 
 from vitascope_common.errors import ConfigurationError, ConflictError
 from vitascope_common.registry import Registry
-from vitascope_common.registry_cards import Defaults
-from vitascope_models.load import load_dit, load_text_encoder, load_vae
+from vitascope_models.load import load_dit, load_vae
 from vitascope_models.vae import VAE, from_uint8
 from vitascope_trainer import stages as stages_module
 from vitascope_trainer.__main__ import app
 from vitascope_trainer.checkpoints import read_account, read_state, write_state
 from vitascope_trainer.config import overridden
+from vitascope_trainer.evaluation.generation import load_model, settings_of
 from vitascope_trainer.export import read_card
+from vitascope_trainer.generation import generate
 from vitascope_trainer.latents import Encoder
 from vitascope_trainer.processes import Group
 from vitascope_trainer.progress import Reporter
 from vitascope_trainer.recipes import tiny
-from vitascope_trainer.sheets import generate
 from vitascope_trainer.sources import Bucket, Clip, Said, WorldSource
 from vitascope_trainer.stages import Stages
 from vitascope_trainer.train_dit import DitTask
@@ -94,16 +94,8 @@ def test_the_exported_model_is_accepted_loads_and_generates(finished: Path) -> N
     assert card["provenance"]["training"]["dit"]["steps"] == 40
     assert card["provenance"]["training"]["vae"]["held_out_psnr_db"] > 5
     assert card["provenance"]["recipe"]["dit"]["learning_rate"] == 3e-3
-    text_encoder = load_text_encoder(folder, card)
-    clip = generate(
-        load_vae(folder, card),
-        text_encoder,  # type: ignore[arg-type]
-        load_dit(folder, card),
-        "a red circle",
-        Bucket(9, 32, 32),
-        Defaults.model_validate(card["defaults"]),
-        seed=1,
-    )
+    model = load_model(folder)
+    clip = next(generate(model, ["a red circle"], [1], settings_of(model.card)))
     assert clip.shape == (9, 32, 32, 3)
     assert (finished / "sheet.png").stat().st_size > 0
 
@@ -180,7 +172,7 @@ def test_export_and_sheet_refuse_another_vae_or_model(finished: Path, tmp_path: 
     changed = {name: tensor + 0.01 for name, tensor in read_state(vae).items()}
     write_state(vae, changed, read_account(vae))
     for draw in (stages(tmp_path).export, stages(tmp_path).sheet):
-        with pytest.raises(ConflictError, match="trained on the latents of another VAE"):
+        with pytest.raises(ConflictError, match="trained on the latents of another encoder"):
             draw(tmp_path / "result")
     assert not (tmp_path / "result").exists()
 
@@ -307,6 +299,31 @@ def test_training_goes_on_from_a_model_folder(finished: Path, tmp_path: Path) ->
         torch.testing.assert_close(weights[f"dit.{name}"], value, rtol=1e-4, atol=1e-6)
     with pytest.raises(Exception, match=r"init_from: the vae of .* does not fit model\.vae"):
         stages(tmp_path / "b", *assignments, "model.vae.widths=[20, 12, 8]").vae()
+
+
+def test_a_better_decoder_leaves_the_latents_and_what_learnt_them_as_they_are(finished: Path, tmp_path: Path) -> None:
+    folder = finished / "model" / "tiny"
+    decoder_alone = [f"init_from={folder}", "vae.train_encoder=false", "vae.steps=3", "precision=bf16"]
+    shutil.copy(finished / "dit.safetensors", tmp_path)
+    stages(tmp_path, *decoder_alone).vae()
+    before = load_vae(folder, read_card(folder)).state_dict()
+    after = read_state(tmp_path / "vae.safetensors")
+    kept = [name for name in before if not name.startswith("decoder.")]
+    assert_same({name: after[name] for name in kept}, {name: before[name] for name in kept})
+    assert not torch.equal(after["decoder.0.weight"], before["decoder.0.weight"])
+    with pytest.raises(ConfigurationError, match=r"vae\.train_encoder: false keeps the encoder of init_from"):
+        stages(tmp_path / "b", "vae.train_encoder=false").vae()
+
+
+def test_the_transformer_is_exported_with_another_decoder_on_the_same_encoder(finished: Path, tmp_path: Path) -> None:
+    for stage in ("vae", "dit"):
+        shutil.copy(finished / f"{stage}.safetensors", tmp_path)
+    vae = tmp_path / "vae.safetensors"
+    better = {name: tensor * 0.5 if name.startswith("decoder.") else tensor for name, tensor in read_state(vae).items()}
+    write_state(vae, better, read_account(vae))
+    stages(tmp_path).export(tmp_path / "model")
+    exported = load_vae(tmp_path / "model", read_card(tmp_path / "model")).state_dict()
+    torch.testing.assert_close(exported["decoder.0.weight"], better["decoder.0.weight"], rtol=1e-3, atol=1e-4)
 
 
 def make_videos(videos: Path) -> None:

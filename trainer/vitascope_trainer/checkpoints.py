@@ -66,9 +66,10 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def state_sha256(path: Path) -> str:
-    """Hash the tensors that `write_state` wrote, whatever the account says."""
-    return hashlib.sha256(save(read_state(path))).hexdigest()
+def state_sha256(path: Path, prefixes: tuple[str, ...] = ("",)) -> str:
+    """Hash the tensors that `write_state` wrote whose names begin with one of `prefixes`, whatever the account says."""
+    tensors = {name: tensor for name, tensor in read_state(path).items() if name.startswith(prefixes)}
+    return hashlib.sha256(save(tensors)).hexdigest()
 
 
 def disk_error(path: Path, error: OSError) -> UnavailableError:

@@ -104,6 +104,10 @@ class VaeStage(Schedule):
     beta2: Share = 0.98
     ema: Share = 0.997
     kl_weight: Annotated[float, Field(ge=0)] = 1e-3
+    object_weight: Annotated[float, Field(ge=0)] = 1.0
+    """How much more the pixels of objects and of their edges weigh: 3 and 6 times this, besides 1 for every pixel."""
+    train_encoder: bool = True
+    """False trains the decoder alone, on the encoder of `init_from`: what learnt its latents stays valid."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -169,10 +169,10 @@ class CacheLayout:
 
 
 def cache_layout(
-    root: Path, vae_sha256: str, precision: str, source: Source, bucket: Bucket, num_clips: int, shard_clips: int
+    root: Path, encoder_sha256: str, precision: str, source: Source, bucket: Bucket, num_clips: int, shard_clips: int
 ) -> CacheLayout:
-    """Lay out a bucket's cache: another VAE, source, precision or shard size has another folder."""
-    parts = f"{vae_sha256} {precision} {source.fingerprint(bucket)} {shard_clips}"
+    """Lay out a bucket's cache: another encoder, source, precision or shard size has another folder."""
+    parts = f"{encoder_sha256} {precision} {source.fingerprint(bucket)} {shard_clips}"
     key = hashlib.sha256(parts.encode()).hexdigest()[:16]
     return CacheLayout(root / f"{bucket}-{key}", num_clips, shard_clips)
 

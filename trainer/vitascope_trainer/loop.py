@@ -148,7 +148,9 @@ class _State:
         self._group = group
         self._settings = settings
         self._path = out / "checkpoint.safetensors"
-        self.optimiser = Optimiser(task.module.parameters(), task.matrices, task.rates)
+        self.optimiser = Optimiser(
+            (each for each in task.module.parameters() if each.requires_grad), task.matrices, task.rates
+        )
         task.module.to(task.dtype)
         self.elapsed_s = 0.0
         self.num_samples = 0

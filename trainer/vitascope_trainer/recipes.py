@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from vitascope_common.errors import ConfigurationError
-from vitascope_trainer.config import DitStage, Mixture, ModelPart, Recipe, Running, TrainingBucket, VaeStage, WorldData
+from vitascope_trainer.config import (
+    DitStage,
+    Mixture,
+    ModelPart,
+    Recipe,
+    Running,
+    TemporalShares,
+    TrainingBucket,
+    VaeStage,
+    WorldData,
+)
+
+_VAE_MIXTURE = Mixture(two=0.25, texture=0.15, camera=0.1, later=0.2, later_from=(0.0, 0.6))
 
 
 def vita_mini_2() -> Recipe:
@@ -13,7 +25,7 @@ def vita_mini_2() -> Recipe:
     return Recipe(
         name="vita-mini-2",
         data=WorldData(
-            vae=Mixture(two=0.25, texture=0.15, camera=0.1, later=0.2, later_from=(0.0, 0.6)),
+            vae=_VAE_MIXTURE,
             dit=Mixture(two=0.3, texture=0.08, camera=0.07, later=0.08, later_from=(0.25, 1.0)),
         ),
         model=ModelPart(
@@ -76,6 +88,52 @@ def vita_mini_2() -> Recipe:
             "attention": {"temporal": "full", "allowed": ["full", "window"]},
             "parallelism": {"tensor_parallel": [1, 2]},
         },
+    )
+
+
+def vita_mini_2_larger() -> Recipe:
+    """Go on from a vita-mini-2 (init_from), on larger pictures: first its decoder alone, then the transformer."""
+    first = vita_mini_2()
+    return first.model_copy(
+        update={
+            "data": WorldData(
+                vae=_VAE_MIXTURE,
+                dit=Mixture(two=0.42, texture=0.1, camera=0.1, later=0.08, later_from=(0.25, 1.0)),
+            ),
+            "vae": VaeStage(
+                steps=3000,
+                train_encoder=False,
+                sides_px=(64, 96, 128, 128),
+                crop_px=48,
+                num_crops=12,
+                num_micro_batches=1,
+                learning_rate=1.2e-3,
+                object_weight=0.3,
+                warmup_steps=40,
+                decay_share=0.8,
+            ),
+            "dit": DitStage(
+                steps=2400,
+                warmup_steps=60,
+                decay_share=0.6,
+                learning_rate=8e-4,
+                muon_learning_rate=1.6e-3,
+                temporal=TemporalShares(full=0.45, causal=0.35, window=0.2),
+                buckets=(
+                    TrainingBucket(size="96x96", num_frames=17, weight=5.0, num_clips=13_000),
+                    TrainingBucket(size="96x96", num_frames=25, weight=3.0, num_clips=6_000),
+                    TrainingBucket(size="96x96", num_frames=33, weight=1.0, num_clips=1_500),
+                    TrainingBucket(size="128x128", num_frames=17, weight=0.8, num_clips=2_500),
+                    TrainingBucket(size="128x128", num_frames=25, weight=0.6, num_clips=1_500),
+                    TrainingBucket(size="64x64", num_frames=17, weight=1.0, num_clips=3_500),
+                    TrainingBucket(size="64x64", num_frames=33, weight=0.4, num_clips=1_000),
+                    TrainingBucket(size="64x64", num_frames=49, weight=0.3, num_clips=700),
+                    TrainingBucket(size="96x96", num_frames=9, weight=0.4, num_clips=1_200),
+                    TrainingBucket(size="96x64", num_frames=17, weight=0.4, num_clips=1_200),
+                    TrainingBucket(size="64x96", num_frames=17, weight=0.4, num_clips=1_200),
+                ),
+            ),
+        }
     )
 
 
@@ -143,7 +201,11 @@ def tiny() -> Recipe:
     )
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {"vita-mini-2": vita_mini_2, "tiny": tiny}
+RECIPES: Mapping[str, Callable[[], Recipe]] = {
+    "vita-mini-2": vita_mini_2,
+    "vita-mini-2-larger": vita_mini_2_larger,
+    "tiny": tiny,
+}
 
 
 def recipe_named(name: str) -> Recipe:

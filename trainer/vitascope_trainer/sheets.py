@@ -1,49 +1,19 @@
-"""Generate clips with weights in memory, and show clips as rows of frames on one sheet.
-
-Shapes: T frames, H rows, W columns.
-"""
+"""Build modules from averaged weights, and show clips as rows of frames on one sheet."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from vitascope_common.registry_cards import Defaults
 from vitascope_models.dit import DiT
-from vitascope_models.sampling import FlowSampler, Guidance, guided, initial_noise
 from vitascope_models.text import TextEncoder
-from vitascope_models.vae import VAE
 from vitascope_trainer.config import ModelPart
-from vitascope_trainer.sources import Bucket, Bytes
+from vitascope_trainer.sources import Bytes
 
 _CAPTION_PX = 14
-
-
-@torch.no_grad()
-def generate(
-    vae: VAE,
-    text_encoder: TextEncoder,
-    dit: DiT,
-    prompt: str,
-    bucket: Bucket,
-    defaults: Defaults,
-    seed: int,
-) -> Bytes:
-    """Make a clip, (T, H, W, 3), by a card's defaults: steps, solver, shift and guidance."""
-    shape = vae.latent_shape(bucket.num_frames, bucket.height, bucket.width)
-    latents, _ = initial_noise((1, *shape), seed)
-    sampler = FlowSampler(defaults.num_inference_steps, defaults.shift, defaults.solver)
-    guidance = Guidance(
-        defaults.guidance_scale, defaults.guidance_start, defaults.guidance_end, defaults.guidance_rescale
-    )
-    velocity = guided(dit, text_encoder.encode(prompt), text_encoder.encode(""), guidance)
-    for index in range(sampler.num_steps):
-        latents = sampler.step(velocity, latents, index)
-    return np.concatenate([frames.numpy() for frames in vae.decode_stream(latents)])
 
 
 def modules_of(averages: Mapping[str, Tensor], model: ModelPart) -> tuple[TextEncoder, DiT]:

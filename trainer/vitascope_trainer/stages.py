@@ -28,6 +28,7 @@ from vitascope_trainer.checkpoints import read_account, read_state, remove_unfin
 from vitascope_trainer.config import FolderData, Mixture, Recipe, differences
 from vitascope_trainer.export import card_defaults, export, read_card
 from vitascope_trainer.folder import open_folder
+from vitascope_trainer.generation import Parts, Settings, generate
 from vitascope_trainer.latents import (
     Batch,
     CachedLatents,
@@ -42,7 +43,7 @@ from vitascope_trainer.latents import (
 from vitascope_trainer.loop import Interrupted, Signals, train
 from vitascope_trainer.processes import Group
 from vitascope_trainer.progress import Reporter
-from vitascope_trainer.sheets import contact_sheet, generate, modules_of
+from vitascope_trainer.sheets import contact_sheet, modules_of
 from vitascope_trainer.sources import Bucket, Source, WorldSource
 from vitascope_trainer.train_dit import DitTask, Student
 from vitascope_trainer.train_vae import VaeTask
@@ -73,9 +74,10 @@ class Stages:
             return
         source, held_out = self._sources("vae")
         vae = self._new(VAE, "vae")
+        if recipe.init_from is None and (recipe.vae.steps == 0 or not recipe.vae.train_encoder):
+            field = "train_encoder: false keeps the encoder" if recipe.vae.steps else "steps: 0 leaves the VAE as"
+            raise ConfigurationError(f"vae.{field} of init_from, which is not said.")
         if recipe.vae.steps == 0:
-            if recipe.init_from is None:
-                raise ConfigurationError("vae.steps: 0 leaves the VAE as in init_from, which is not said.")
             self._write_result("vae", vae.state_dict(), settings, {}, 0)
             return
         task = VaeTask(vae, recipe.vae, source, held_out, recipe.seed, self._group.device, self._dtype)
@@ -119,7 +121,7 @@ class Stages:
         recipe = self._recipe
         settings = self._settings({"seed", "precision", "init_from", "model", "shard_clips"}, "dit") | {
             "dit": recipe.dit.model_dump(mode="json", exclude={"steps"}),
-            "vae_sha256": state_sha256(self._vae_path()),
+            "encoder_sha256": self._encoder_sha256(),
         }
         if self._is_done("dit", settings, recipe.dit.steps):
             return
@@ -186,13 +188,11 @@ class Stages:
 
     def _drawn(self, averages: Mapping[str, Tensor], num_clips: int, source: Source) -> Image.Image:
         text_encoder, dit = modules_of(averages, self._recipe.model)
-        vae = self._vae()
         defaults, bucket = card_defaults(self._recipe)
         prompts = [source.said(index, self._recipe.dit.first_bucket, None).text for index in range(num_clips)]
-        clips = [
-            generate(vae, text_encoder, dit, prompt, bucket, defaults, seed) for seed, prompt in enumerate(prompts)
-        ]
-        return contact_sheet(clips, prompts)
+        settings = Settings.of(defaults, bucket.width, bucket.height, bucket.num_frames)
+        clips = generate(Parts(text_encoder, dit, self._vae()), prompts, range(num_clips), settings)
+        return contact_sheet(list(clips), prompts)
 
     def _sources(self, stage: str) -> tuple[Source, Source | None]:
         """Open what a stage trains on, and what is held out from it."""
@@ -278,6 +278,10 @@ class Stages:
             raise ConfigurationError(f"There is no {path}: run the stage vae first.")
         return path
 
+    def _encoder_sha256(self) -> str:
+        """Hash what decides a clip's latents: another decoder makes them no others."""
+        return state_sha256(self._vae_path(), ("encoder.", "latent_"))
+
     def _vae(self) -> VAE:
         vae = VAE(**self._recipe.model.vae)  # type: ignore[arg-type]
         try:
@@ -305,19 +309,19 @@ class Stages:
         different = differences({"model": settings["model"]}, self._recipe.model_dump(mode="json", include={"model"}))
         if different:
             raise ConflictError(f"{path} is of another model than the recipe's: " + "; ".join(different) + ".")
-        if settings["vae_sha256"] != state_sha256(vae_path):
+        if settings["encoder_sha256"] != self._encoder_sha256():
             raise ConflictError(
-                f"{path} was trained on the latents of another VAE than the present {vae_path}: bring that VAE back, "
-                "or train in another folder."
+                f"{path} was trained on the latents of another encoder than that of the present {vae_path}: bring that "
+                "VAE back, or train in another folder."
             )
         return read_state(path)
 
     def _layouts(self, source: Source) -> dict[Bucket, CacheLayout]:
-        vae_sha256 = state_sha256(self._vae_path())
+        encoder_sha256 = self._encoder_sha256()
         return {
             each.bucket: cache_layout(
                 self._out / "latents",
-                vae_sha256,
+                encoder_sha256,
                 self._recipe.precision,
                 source,
                 each.bucket,

@@ -7,6 +7,7 @@ Shapes: B batch, C channels, T frames, H rows, W columns.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 from collections.abc import Mapping, Sequence
@@ -67,12 +68,15 @@ def cropped(piece: Excerpt, side: int, rng: random.Random) -> Excerpt:
     return Excerpt(piece.frames_THWC[:, y : y + side, x : x + side], mask)
 
 
-def loss_weights(mask_BTHW: Tensor) -> Tensor:
-    """Weigh pixels, (B, T, H, W), of a mask in [0, 1]: 1, and 3 more near the object, and 6 more along its edge."""
+def loss_weights(mask_BTHW: Tensor, object_weight: float = 1.0) -> Tensor:
+    """Weigh pixels, (B, T, H, W), of a mask in [0, 1]: 1, and 3 more near the object, and 6 more along its edge.
+
+    `object_weight` multiplies what is more than 1.
+    """
     wide = functional.max_pool2d(mask_BTHW, 5, 1, 2)
     inner = -functional.max_pool2d(-mask_BTHW, 3, 1, 1)
     edge = functional.max_pool2d(mask_BTHW, 3, 1, 1) - inner
-    return 1.0 + 3.0 * wide + 6.0 * edge
+    return 1.0 + object_weight * (3.0 * wide + 6.0 * edge)
 
 
 class VaeTask:
@@ -91,6 +95,12 @@ class VaeTask:
         dtype: torch.dtype,
     ) -> None:
         """Take a VAE, fp32; `held_out` is measured and never trained on."""
+        # The loop brings the module to a lower precision; what is not trained stays what it was, bit for bit.
+        self._kept: dict[str, Tensor] = {}
+        if not stage.train_encoder:
+            vae.encoder.requires_grad_(False)
+            everything = vae.state_dict().items()
+            self._kept = {name: value.clone() for name, value in everything if not name.startswith("decoder.")}
         self.module: nn.Module = vae.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._vae = vae
         self._stage = stage
@@ -147,12 +157,17 @@ class VaeTask:
 
     @torch.no_grad()
     def finished(self, averages: Mapping[str, Tensor]) -> VAE:
-        """Build the averaged VAE, fp32, on the CPU, with the mean and spread of its latents over the training data."""
+        """Build the averaged VAE, fp32, on the CPU, with the mean and spread of its latents over the training data.
+
+        An encoder that was not trained keeps its latents' mean and spread too.
+        """
+        if self._kept:
+            return self._averaged(averages)
         return measured(self._averaged(averages), self._source, self._stage, self._seed)
 
     def _averaged(self, averages: Mapping[str, Tensor]) -> VAE:
         vae = copy.deepcopy(self._vae).float().cpu().eval()
-        vae.load_state_dict(averages, strict=False)
+        vae.load_state_dict({**averages, **self._kept}, strict=False)
         return vae
 
     def _window(self, micro_batch: int) -> Window[Excerpt]:
@@ -174,13 +189,16 @@ class VaeTask:
         """Give the loss and the error, fp32 (B, 3, T, H, W)."""
         video = from_uint8(torch.stack([piece.frames_THWC for piece in pieces]).to(self._device))
         masks = [piece.mask_THW for piece in pieces if piece.mask_THW is not None]
-        mean, log_var = (each.float() for each in self._vae.moments(video.to(self.dtype)))
+        with contextlib.nullcontext() if self._stage.train_encoder else torch.no_grad():
+            mean, log_var = (each.float() for each in self._vae.moments(video.to(self.dtype)))
         drawn = torch.randn(mean.shape, generator=noise, device=self._device)
         sample = mean + drawn * (0.5 * log_var).exp()
         error = self._vae.reconstruct(sample.to(self.dtype)).float() - video
         distance = error.abs() + 2.0 * error.square()
         if len(masks) == len(pieces):
-            weights = loss_weights(torch.stack(masks).to(self._device).float() / 255.0)[:, None]
+            weights = loss_weights(torch.stack(masks).to(self._device).float() / 255.0, self._stage.object_weight)[
+                :, None
+            ]
             distance = weights * distance / weights.mean()
         divergence = 0.5 * (mean.square() + log_var.exp() - 1.0 - log_var).mean()
         return distance.mean() + self._stage.kl_weight * divergence, error

@@ -13,7 +13,7 @@ import typer
 
 from vitascope_common.errors import VitascopeError
 from vitascope_models.attention import TEMPORAL_MODES
-from vitascope_trainer.evaluation.generation import Settings, check, load_model, seconds_per_clip
+from vitascope_trainer.evaluation.generation import check, load_model, seconds_per_clip, settings_of
 from vitascope_trainer.evaluation.judging import (
     Judged,
     Report,
@@ -26,6 +26,7 @@ from vitascope_trainer.evaluation.judging import (
 from vitascope_trainer.evaluation.prompts import Prompt, all_prompts
 from vitascope_trainer.evaluation.report import as_json, as_markdown, fill, sheet_bytes
 from vitascope_trainer.evaluation.scoring import Rate, score
+from vitascope_trainer.generation import Settings
 
 _SEED = 1_000
 _NUM_TIMED = 3
@@ -54,7 +55,7 @@ def evaluate(
     """Score a model on prompts that training never showed, beside controls, and write tables and a contact sheet."""
     try:
         loaded = load_model(model)
-        settings = Settings.of(loaded.card, size, frames or None, steps or None, attention)
+        settings = settings_of(loaded.card, size, frames or None, steps or None, attention)
         check(loaded, settings)
     except VitascopeError as error:
         typer.echo(error.message, err=True)

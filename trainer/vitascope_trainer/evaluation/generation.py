@@ -1,91 +1,51 @@
-"""Make clips with a model of the registry, several prompts at a time.
-
-Shapes: B batch, T frames, H rows, W columns, S sides of guidance.
-"""
+"""Load a model of the registry, and say which clips it is to make for its evaluation."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from vitascope_common.errors import ConfigurationError
 from vitascope_common.registry_cards import ModelCard, load_card
 from vitascope_models.attention import TEMPORAL_MODES
-from vitascope_models.dit import DiT
 from vitascope_models.load import load_dit, load_text_encoder, load_vae
-from vitascope_models.sampling import FlowSampler, Guidance, guided, initial_noise
-from vitascope_models.text import PromptEncoder
-from vitascope_models.vae import VAE
-
-Bytes = NDArray[np.uint8]
+from vitascope_models.sampling import FlowSampler
+from vitascope_trainer.generation import Parts, Settings, generate
 
 _SIZE = re.compile(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Parts):
     """A model folder, loaded."""
 
     card: ModelCard
-    text_encoder: PromptEncoder
-    dit: DiT
-    vae: VAE
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How clips are made; what is not given comes from the card."""
+def settings_of(
+    card: ModelCard,
+    size: str | None = None,
+    num_frames: int | None = None,
+    num_steps: int | None = None,
+    attention: str | None = None,
+) -> Settings:
+    """Fill in a card's defaults; `size` is WxH in pixels.
 
-    width_px: int
-    height_px: int
-    num_frames: int
-    num_steps: int
-    guidance: Guidance
-    shift: float
-    solver: str
-    attention: str | None = None
-    """Another temporal attention than the card's."""
-
-    @classmethod
-    def of(
-        cls,
-        card: ModelCard,
-        size: str | None = None,
-        num_frames: int | None = None,
-        num_steps: int | None = None,
-        attention: str | None = None,
-    ) -> Settings:
-        """Fill in the card's defaults; `size` is WxH in pixels.
-
-        Raises:
-            ConfigurationError: names what is not of the form that it should have.
-        """
-        defaults = card.defaults
-        size = size or defaults.size
-        if not _SIZE.fullmatch(size):
-            raise ConfigurationError(f"A size is WIDTHxHEIGHT in pixels, as in 64x64, not {size!r}.")
-        if attention is not None and attention not in TEMPORAL_MODES:
-            raise ConfigurationError(f"A temporal attention is one of {', '.join(TEMPORAL_MODES)}, not {attention!r}.")
-        width_px, height_px = (int(side) for side in size.split("x"))
-        return cls(
-            width_px=width_px,
-            height_px=height_px,
-            num_frames=num_frames or int(card.num_frames[defaults.seconds]),
-            num_steps=num_steps or defaults.num_inference_steps,
-            guidance=Guidance(
-                defaults.guidance_scale, defaults.guidance_start, defaults.guidance_end, defaults.guidance_rescale
-            ),
-            shift=card.shift_for(size),
-            solver=defaults.solver,
-            attention=attention,
-        )
+    Raises:
+        ConfigurationError: names what is not of the form that it should have.
+    """
+    defaults = card.defaults
+    size = size or defaults.size
+    if not _SIZE.fullmatch(size):
+        raise ConfigurationError(f"A size is WIDTHxHEIGHT in pixels, as in 64x64, not {size!r}.")
+    if attention is not None and attention not in TEMPORAL_MODES:
+        raise ConfigurationError(f"A temporal attention is one of {', '.join(TEMPORAL_MODES)}, not {attention!r}.")
+    width_px, height_px = (int(side) for side in size.split("x"))
+    settings = Settings.of(defaults, width_px, height_px, num_frames or int(card.num_frames[defaults.seconds]))
+    return replace(settings, num_steps=num_steps or settings.num_steps, shift=card.shift_for(size), attention=attention)
 
 
 def load_model(folder: Path) -> Model:
@@ -99,7 +59,7 @@ def load_model(folder: Path) -> Model:
     if not isinstance(card, ModelCard):
         raise ConfigurationError(f"{folder} is a {card.kind} model; only models that make clips can be judged.")
     values = card.model_dump(mode="json")
-    return Model(card, load_text_encoder(folder, values), load_dit(folder, values), load_vae(folder, values))
+    return Model(load_text_encoder(folder, values), load_dit(folder, values), load_vae(folder, values), card)
 
 
 def check(model: Model, settings: Settings) -> None:
@@ -129,22 +89,3 @@ def seconds_per_clip(model: Model, prompts: Sequence[str], settings: Settings) -
             began = time.perf_counter()
         list(generate(model, [prompt], [index], settings))
     return (time.perf_counter() - began) / len(prompts)
-
-
-def generate(
-    model: Model, prompts: Sequence[str], seeds: Sequence[int], settings: Settings, batch: int = 8
-) -> Iterator[Bytes]:
-    """Make a clip, (T, H, W, 3), for each prompt; the noise of a clip depends on its own seed alone."""
-    neutral = model.text_encoder.encode("")
-    shape = model.vae.latent_shape(settings.num_frames, settings.height_px, settings.width_px)
-    sampler = FlowSampler(settings.num_steps, settings.shift, settings.solver)
-    for begin in range(0, len(prompts), batch):
-        chosen = prompts[begin : begin + batch]
-        noise = [initial_noise((1, *shape), seed)[0] for seed in seeds[begin : begin + batch]]
-        latents = torch.cat(noise)
-        texts = [model.text_encoder.encode(text) for text in chosen]
-        velocity = guided(model.dit, texts, neutral, settings.guidance, temporal=settings.attention)
-        for index in range(sampler.num_steps):
-            latents = sampler.step(velocity, latents, index)
-        for one in latents.split(1):
-            yield torch.cat(list(model.vae.decode_stream(one))).numpy()

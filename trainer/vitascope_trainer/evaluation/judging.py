@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from vitascope_models.sampling import Guidance
 from vitascope_models.vae import VAE, from_uint8
 from vitascope_trainer.evaluation.fidelity import psnr_db, ssim
-from vitascope_trainer.evaluation.generation import Model, Settings, generate, load_model
+from vitascope_trainer.evaluation.generation import Model, load_model, settings_of
 from vitascope_trainer.evaluation.probe import Reading, read
 from vitascope_trainer.evaluation.prompts import Prompt, all_prompts, unseen_scene
 from vitascope_trainer.evaluation.scoring import Rate, score
+from vitascope_trainer.generation import Settings, generate
 from vitascope_trainer.world.drawing import render
 from vitascope_trainer.world.scenes import Mix, Scene
 
@@ -215,7 +216,7 @@ def gate(
 
     Empty: the model passes. `least` names attributes of `scoring.agreement` and the share that each needs.
     """
-    settings = Settings.of(_loaded(folder).card, size, num_frames, num_steps)
+    settings = settings_of(_loaded(folder).card, size, num_frames, num_steps)
     prompts = [prompt for prompt in all_prompts() if prompt.kind == "plain"][:count]
     judged = judge(folder, [prompt.text for prompt in prompts], settings, seed=500)
     rates = score([each.reading for each in judged], [prompt.scene for prompt in prompts])

@@ -1,9 +1,9 @@
 """The prompts that a model is judged by, each with the scene that it asks for.
 
-Five sets, the same for the same seed: `plain` says unseen combinations of one object in the plainest words;
-`paraphrase` says them in words and sentences that the captions of training never use; `pairs` are two objects that
-training never showed together; `confusable` are minimal pairs, sentences that differ in one word or in its place;
-`camera` has moving cameras and textured objects.
+Six sets, the same for the same seed: `plain` says unseen combinations of one object in the plainest words; `reworded`
+says them in sentences that training never uses, with new forms of words that it knows; `strange` in words that share
+no stem with any that it knows; `pairs` are two objects that training never showed together; `confusable` are minimal
+pairs, sentences that differ in one word or in its place; `camera` has moving cameras and textured objects.
 
 A scene counts as unseen if one of its objects is held out, and for nothing else: of that, weights are certain that were
 trained when the split of pairs still depended on which object was named first. Only a few `confusable` prompts are not
@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vitascope_trainer.world.captions import plain_caption
-from vitascope_trainer.world.scenes import FLAT, GRADIENTS, Mix, Scene, Thing, random_scene
+from vitascope_trainer.world.scenes import DIRECTIONS, FLAT, GRADIENTS, Mix, Scene, Thing, random_scene
 
-SETS = {"plain": 96, "paraphrase": 64, "pairs": 64, "confusable": 48, "camera": 16}
+SETS = {"plain": 96, "reworded": 64, "strange": 32, "pairs": 64, "confusable": 48, "camera": 16}
 """Number of prompts per set."""
 
 
@@ -83,7 +83,7 @@ def _camera(rng: random.Random, count: int) -> list[Prompt]:
     return [Prompt("camera", plain_caption(scene), scene) for scene in scenes]
 
 
-COLOUR_PARAPHRASES = {
+STRANGE_COLOURS = {
     "red": ("ruby", "vermilion", "cherry"),
     "orange": ("amber", "pumpkin-coloured"),
     "yellow": ("canary", "sunflower"),
@@ -95,7 +95,7 @@ COLOUR_PARAPHRASES = {
     "white": ("ivory", "chalky"),
     "black": ("ebony", "inky"),
 }
-SHAPE_PARAPHRASES = {
+STRANGE_SHAPES = {
     "circle": ("orb", "sphere", "wheel"),
     "square": ("cube", "tile"),
     "triangle": ("wedge", "trigon"),
@@ -103,7 +103,7 @@ SHAPE_PARAPHRASES = {
     "ring": ("annulus", "doughnut", "bracelet"),
     "heart": ("valentine",),
 }
-MOTION_PARAPHRASES = {
+STRANGE_MOTIONS = {
     "right": ("cruises rightwards", "creeps to the right side"),
     "left": ("cruises leftwards", "creeps to the left side"),
     "up": ("ascends", "soars"),
@@ -121,7 +121,7 @@ MOTION_PARAPHRASES = {
     "still": ("is frozen", "lingers where it is"),
 }
 """Words that no caption of training uses."""
-_SIZE_PARAPHRASES = {"small": ("petite", "mini"), "large": ("enormous", "massive")}
+_STRANGE_SIZES = {"small": ("petite", "mini"), "large": ("enormous", "massive")}
 _SENTENCES = (
     "{article_thing} {motion} and {behind}",
     "{behind}: {article_thing} {motion}",
@@ -131,27 +131,82 @@ _SENTENCES = (
 )
 
 
-def _paraphrase(rng: random.Random, count: int) -> list[Prompt]:
-    mix = Mix(two=0.0, texture=0.0, camera=0.0)
-    scenes = _distinct(lambda: unseen_scene(rng, mix), count)
-    return [Prompt("paraphrase", _paraphrased(scene, rng), scene) for scene in scenes]
+def _reworded(rng: random.Random, count: int) -> list[Prompt]:
+    """Say scenes of one object in other sentences, and shapes, colours and motions in forms of their own words."""
+    scenes = _distinct(lambda: unseen_scene(rng, Mix(two=0.0, texture=0.0, camera=0.0)), count)
+    return [
+        Prompt("reworded", _told(_named(thing, rng), f"is {_NEW_FORMS[thing.motion]}", scene, rng), scene)
+        for scene in scenes
+        for thing in scene.things
+    ]
 
 
-def _paraphrased(scene: Scene, rng: random.Random) -> str:
-    """Say a scene of one object in words of our own; each of its words is strange or a plain one, at random."""
+def _named(thing: Thing, rng: random.Random) -> str:
+    """Name an object, with its colour or its shape in a new form."""
+    size = "" if thing.size == "unsaid" else f"{thing.size} "
+    return rng.choice(
+        (
+            f"{size}{NEW_COLOURS[thing.colour]} {thing.shape}",
+            f"{size}{thing.colour} and {NEW_SHAPES[thing.shape]} object",
+            f"{size}{NEW_SHAPES[thing.shape]} object, {thing.colour} all over,",
+        )
+    )
+
+
+NEW_COLOURS = {
+    "red": "reddish",
+    "orange": "orangish",
+    "yellow": "yellowish",
+    "green": "greenish",
+    "cyan": "cyanish",
+    "blue": "bluish",
+    "purple": "purplish",
+    "pink": "pinkish",
+    "white": "whitish",
+    "black": "blackish",
+}
+NEW_SHAPES = {
+    "circle": "circular",
+    "square": "squarish",
+    "triangle": "triangular",
+    "star": "starlike",
+    "ring": "ringlike",
+    "heart": "heartlike",
+}
+_NEW_FORMS = {motion: f"making its way {motion.replace(' ', ' and ')}wards" for motion in DIRECTIONS} | {
+    "bounce": "a tireless bouncer",
+    "orbit": "in an orbital motion",
+    "spin": "a spinner",
+    "grow": "in steady growth",
+    "shrink": "in the middle of shrinkage",
+    "zigzag": "taking a zigzaggy path",
+    "still": "keeping perfectly still",
+}
+
+
+def _strange(rng: random.Random, count: int) -> list[Prompt]:
+    """Say scenes of one object in words of our own; each of its words is strange or a plain one, at random."""
+    scenes = _distinct(lambda: unseen_scene(rng, Mix(two=0.0, texture=0.0, camera=0.0)), count)
+    return [Prompt("strange", _in_strange_words(scene, rng), scene) for scene in scenes]
+
+
+def _in_strange_words(scene: Scene, rng: random.Random) -> str:
     thing = scene.things[0]
-    words = [rng.choice(_SIZE_PARAPHRASES[thing.size])] if thing.size in _SIZE_PARAPHRASES else []
+    words = [rng.choice(_STRANGE_SIZES[thing.size])] if thing.size in _STRANGE_SIZES else []
     strange = rng.sample(("colour", "shape", "motion"), rng.choice((2, 2, 3)))
-    words.append(rng.choice(COLOUR_PARAPHRASES[thing.colour]) if "colour" in strange else thing.colour)
-    words.append(rng.choice(SHAPE_PARAPHRASES[thing.shape]) if "shape" in strange else thing.shape)
-    noun = " ".join(words)
-    motion = rng.choice(MOTION_PARAPHRASES[thing.motion]) if "motion" in strange else _PLAIN_MOTIONS[thing.motion]
-    sentence = rng.choice(_SENTENCES)
+    words.append(rng.choice(STRANGE_COLOURS[thing.colour]) if "colour" in strange else thing.colour)
+    words.append(rng.choice(STRANGE_SHAPES[thing.shape]) if "shape" in strange else thing.shape)
+    motion = rng.choice(STRANGE_MOTIONS[thing.motion]) if "motion" in strange else _PLAIN_MOTIONS[thing.motion]
+    return _told(" ".join(words), motion, scene, rng)
+
+
+def _told(noun: str, motion: str, scene: Scene, rng: random.Random) -> str:
     article = "an" if noun[0] in "aeiou" else "a"
-    return sentence.format(article_thing=f"{article} {noun}", motion=motion, behind=_behind(scene.background, rng))
+    behind = _behind(scene.background, rng)
+    return rng.choice(_SENTENCES).format(article_thing=f"{article} {noun}", motion=motion, behind=behind)
 
 
-_PLAIN_MOTIONS = {motion: f"moves {motion.replace(' ', ' and ')}" for motion in MOTION_PARAPHRASES} | {
+_PLAIN_MOTIONS = {motion: f"moves {motion.replace(' ', ' and ')}" for motion in STRANGE_MOTIONS} | {
     "bounce": "bounces",
     "orbit": "orbits",
     "spin": "spins",
@@ -228,7 +283,8 @@ def _minimal_pairs() -> list[tuple[Scene, Scene]]:
 
 _MAKERS: dict[str, Callable[[random.Random, int], list[Prompt]]] = {
     "plain": _plain,
-    "paraphrase": _paraphrase,
+    "reworded": _reworded,
+    "strange": _strange,
     "pairs": _pairs,
     "confusable": _confusable,
     "camera": _camera,
