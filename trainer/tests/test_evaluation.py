@@ -358,6 +358,26 @@ def test_a_report_fills_its_place_in_the_document_and_nothing_else(tmp_path: Pat
     assert "1.5 s to make one clip by itself (threads: 2)" in text
 
 
+def test_a_model_is_scored_by_the_command_and_its_card_says_how(tmp_path: Path) -> None:
+    folder, out = _untrained_model(tmp_path / "model"), tmp_path / "docs"
+    before = yaml.safe_load((folder / "card.yaml").read_text())
+    cheap = ["--size", "64x64", "--frames", "5", "--steps", "1", "--processes", "1", "--vae-count", "1"]
+    few = ["--count", "6", "--empty-count", "1", "--attention-count", "2"]
+    found = CliRunner().invoke(evaluation_app, [str(folder), *cheap, *few, "--out", str(out)])
+    assert found.exit_code == 0, found.output
+    assert yaml.safe_load((folder / "card.yaml").read_text()) == before
+    found = CliRunner().invoke(evaluation_app, [str(folder), *cheap, *few, "--out", str(out), "--card"])
+    assert found.exit_code == 0, found.output
+    after = yaml.safe_load((folder / "card.yaml").read_text())
+    report = json.loads((out / "evaluation.json").read_text())
+    assert after["evaluation"]["size"] == "64x64"
+    assert after["evaluation"]["plain"]["shape"] == report["sets"]["plain"]["shape"]["share"]
+    assert after["evaluation"]["attention"].keys() == {"full", "causal", "window"}
+    assert after["evaluation"]["vae_psnr_db"].keys() == {"64", "96", "128"}
+    assert after["attention"] == {**before["attention"], "allowed": report["attention_allowed"]}
+    assert {**after, "evaluation": 0, "attention": 0} == {**before, "evaluation": 0, "attention": 0}
+
+
 def test_the_contact_sheet_is_a_small_picture() -> None:
     clips = [np.full((9, 64, 64, 3), level, np.uint8) for level in (0, 200)]
     assert sheet_bytes(clips, ["one", "two"])[8:12] == b"WEBP"

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from vitascope_models.sampling import size_shift
 from vitascope_trainer.evaluation.generation import load_model, settings_of
 from vitascope_trainer.evaluation.judging import gate
 from vitascope_trainer.generation import generate
+from vitascope_trainer.sources import Bucket
+from vitascope_trainer.train_dit import tokens_per_frame
 
 pytestmark = pytest.mark.model
 
@@ -38,3 +41,16 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert first.shape == (9, 64, 64, 3)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_the_card_shifts_a_schedule_by_size_as_the_training_shifted_its_times() -> None:
+    card = load_model(FOLDER).card
+    assert len(card.sizes) > 1
+    for size in card.sizes:
+        tokens, default = (_num_tokens(each) for each in (size, card.defaults.size))
+        assert card.shift_for(size) == pytest.approx(size_shift(card.defaults.shift, tokens, default))
+
+
+def _num_tokens(size: str) -> int:
+    width, height = map(int, size.split("x"))
+    return tokens_per_frame(Bucket(1, height, width))

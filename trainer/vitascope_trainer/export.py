@@ -70,8 +70,7 @@ def export(
         make_folder(folder)
         with tempfile.TemporaryDirectory(prefix=TEMP_PREFIX, dir=folder.parent) as temp:
             card = write_files(card, Path(temp), {"vae": vae, "text_encoder": text_encoder, "dit": dit})
-            text = _card_text(card)
-            parse_card(text, str(folder / CARD_FILE))
+            text = _checked_text(card, folder)
             for file in card["files"].values():
                 os.replace(Path(temp) / file["path"], folder / file["path"])
         sync_folder(folder)
@@ -94,8 +93,19 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def _card_text(card: Mapping[str, Any]) -> bytes:
-    return yaml.safe_dump(dict(card), sort_keys=False, width=120, allow_unicode=True).encode()
+def write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    """Replace a model folder's card.
+
+    Raises:
+        ConfigurationError: the registry would not take it; names each thing wrong with it.
+    """
+    atomic_write(folder / CARD_FILE, _checked_text(card, folder))
+
+
+def _checked_text(card: Mapping[str, Any], folder: Path) -> bytes:
+    text = yaml.safe_dump(dict(card), sort_keys=False, width=120, allow_unicode=True).encode()
+    parse_card(text, str(folder / CARD_FILE))
+    return text
 
 
 def card_defaults(recipe: Recipe) -> tuple[Defaults, Bucket]:

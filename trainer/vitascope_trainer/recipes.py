@@ -96,6 +96,23 @@ def vita_mini_2_larger() -> Recipe:
     first = vita_mini_2()
     return first.model_copy(
         update={
+            "card": {
+                **first.card,
+                "sizes": ["96x96", "64x64", "128x128", "96x64", "64x96"],
+                "seconds": ["1", "2", "3", "4", "6"],
+                "num_frames": {"1": 9, "2": 17, "3": 25, "4": 33, "6": 49},
+                "defaults": {
+                    "size": "96x96",
+                    "seconds": "4",
+                    "fps": 8,
+                    "num_inference_steps": 24,
+                    "guidance_scale": 2.5,
+                    "shift": 3.0,
+                    "solver": "euler",
+                },
+                "cost": {"fixed_s": 0.4, "per_step_frame_s": 0.005},
+                "attention": {"temporal": "full", "allowed": ["full", "causal", "window"]},
+            },
             "data": WorldData(
                 vae=_VAE_MIXTURE,
                 dit=Mixture(two=0.42, texture=0.1, camera=0.1, later=0.08, later_from=(0.25, 1.0)),

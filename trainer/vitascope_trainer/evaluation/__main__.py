@@ -24,12 +24,14 @@ from vitascope_trainer.evaluation.judging import (
     vae_fidelity,
 )
 from vitascope_trainer.evaluation.prompts import Prompt, all_prompts
-from vitascope_trainer.evaluation.report import as_json, as_markdown, fill, sheet_bytes
+from vitascope_trainer.evaluation.report import as_json, as_markdown, fill, for_card, sheet_bytes
 from vitascope_trainer.evaluation.scoring import Rate, score
+from vitascope_trainer.export import read_card, write_card
 from vitascope_trainer.generation import Settings
 
 _SEED = 1_000
 _NUM_TIMED = 3
+_VAE_SIDES = (64, 96, 128)
 
 app = typer.Typer(add_completion=False)
 
@@ -51,6 +53,9 @@ def evaluate(
     out: Annotated[
         Path, typer.Option(help="Folder for evaluation.json, images/MODEL.webp and the table in model.md.")
     ] = Path("docs"),
+    card: Annotated[
+        bool, typer.Option("--card", help="Write the scores, and the attentions that passed, on the model's card too.")
+    ] = False,
 ) -> None:
     """Score a model on prompts that training never showed, beside controls, and write tables and a contact sheet."""
     try:
@@ -61,16 +66,20 @@ def evaluate(
         typer.echo(error.message, err=True)
         raise typer.Exit(2) from error
     prompts = all_prompts(count or None)
-    progress = _Progress(len(prompts) + empty_count + len(TEMPORAL_MODES) * attention_count)
+    plain = [prompt for prompt in all_prompts() if prompt.kind == "plain"][:attention_count]
+    progress = _Progress(len(prompts) + empty_count + (len(TEMPORAL_MODES) - 1) * len(plain))
     judged = judge(model, [prompt.text for prompt in prompts], settings, _SEED, processes, progress=progress)
+    own = settings.attention or loaded.card.attention.temporal
+    # They come first among all prompts, so they have the same seeds.
+    plain_judged = [each for each, prompt in zip(judged, prompts, strict=True) if prompt.kind == "plain"]
     report = Report(
         model_id=loaded.card.id,
         settings=settings,
         sets=score_sets(judged, prompts),
         controls=controls(model, judged, prompts, settings, empty_count, processes, progress),
-        attention=_by_attention(model, settings, attention_count, processes, progress),
+        attention=_by_attention(model, settings, plain, own, plain_judged, processes, progress),
         consistency=consistency([each.reading for each in judged]),
-        fidelity={str(side): vae_fidelity(loaded.vae, side, vae_count) for side in (64, 128) if vae_count},
+        fidelity={str(side): vae_fidelity(loaded.vae, side, vae_count) for side in _VAE_SIDES if vae_count},
         seconds_per_clip=seconds_per_clip(loaded, [prompt.text for prompt in prompts[:_NUM_TIMED]], settings),
         num_threads=torch.get_num_threads(),
     )
@@ -80,20 +89,40 @@ def evaluate(
     (out / "evaluation.json").write_text(as_json(report), encoding="utf-8")
     tables = as_markdown(report, f"images/{sheet.name}")
     fill(out / "model.md", tables)
+    if card:
+        _write_on_card(model, report)
     typer.echo(f"\n{tables}")
 
 
 def _by_attention(
-    model: Path, settings: Settings, count: int, processes: int, progress: _Progress
+    model: Path,
+    settings: Settings,
+    plain: Sequence[Prompt],
+    own: str,
+    done: Sequence[Judged],
+    processes: int,
+    progress: _Progress,
 ) -> dict[str, dict[str, Rate]]:
-    """Score the same plain prompts with the same noise under each temporal attention."""
-    prompts = [prompt for prompt in all_prompts() if prompt.kind == "plain"][:count]
+    """Score the same plain prompts with the same noise under each temporal attention.
+
+    `done` are the first of them, made with the attention `own` already.
+    """
     table = {}
-    for mode in TEMPORAL_MODES if prompts else ():
+    for mode in TEMPORAL_MODES if plain else ():
+        known = done[: len(plain)] if mode == own else []
+        texts = [prompt.text for prompt in plain[len(known) :]]
         chosen = replace(settings, attention=mode)
-        judged = judge(model, [prompt.text for prompt in prompts], chosen, _SEED, processes, progress=progress)
-        table[mode] = score([each.reading for each in judged], [prompt.scene for prompt in prompts])
+        made = judge(model, texts, chosen, _SEED + len(known), processes, progress=progress) if texts else []
+        table[mode] = score([each.reading for each in (*known, *made)], [prompt.scene for prompt in plain])
     return table
+
+
+def _write_on_card(folder: Path, report: Report) -> None:
+    values = read_card(folder)
+    values["evaluation"] = for_card(report)
+    if report.attention_allowed:
+        values["attention"] = {**values.get("attention", {}), "allowed": list(report.attention_allowed)}
+    write_card(folder, values)
 
 
 def _sheet(judged: Sequence[Judged], prompts: Sequence[Prompt], num_rows: int = 20) -> bytes:

@@ -27,6 +27,7 @@ _COLUMNS = (
     *("colour", "motion", "background", "shape", "count", "relation", "binding", "binding and motion"),
     *("size", "texture", "camera"),
 )
+_ON_CARD = ("all four", "colour", "motion", "background", "shape", "binding")
 _MOST_BYTES = 600_000
 
 
@@ -45,6 +46,22 @@ def as_json(report: Report) -> str:
         "num_threads": report.num_threads,
     }
     return json.dumps(values, indent=2) + "\n"
+
+
+def for_card(report: Report) -> dict[str, Any]:
+    """Give what a model's card says of it: shares per set of prompts, and what is needed to find them again."""
+    settings = report.settings
+    return {
+        "size": f"{settings.width_px}x{settings.height_px}",
+        "num_frames": settings.num_frames,
+        "steps": settings.num_steps,
+        **{
+            kind: {name: round(table[name].share, 4) for name in _ON_CARD if name in table}
+            for kind, table in report.sets.items()
+        },
+        "attention": {mode: round(table["all four"].share, 4) for mode, table in report.attention.items()},
+        "vae_psnr_db": {size: round(row["psnr_db"], 2) for size, row in report.fidelity.items()},
+    }
 
 
 def _rates(tables: Mapping[str, Mapping[str, Rate]]) -> dict[str, Any]:
