@@ -23,7 +23,7 @@ from vitascope_models.load import load_dit, load_vae
 from vitascope_models.vae import VAE, from_uint8
 from vitascope_trainer import stages as stages_module
 from vitascope_trainer.__main__ import app
-from vitascope_trainer.checkpoints import read_account, read_state, write_state
+from vitascope_trainer.checkpoints import read_account, read_state, sole_writer, write_state
 from vitascope_trainer.config import overridden
 from vitascope_trainer.evaluation.generation import load_model, settings_of
 from vitascope_trainer.export import read_card
@@ -243,6 +243,16 @@ def test_two_processes_stop_together_and_did_what_one_does_with_accumulation(enc
     torch.testing.assert_close(two["average"], one["average"], rtol=1e-5, atol=1e-6)
     losses = [[row["loss"] for row in rows(out / "dit" / "metrics.jsonl")] for out in (alone, encoded)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_two_runs_do_not_write_to_one_folder(encoded: Path) -> None:
+    command = ["dit", "tiny", "--out", str(encoded), "--steps", "11", *options()]
+    with sole_writer(encoded):
+        refused = CliRunner().invoke(app, command)
+    assert isinstance(refused.exception, ConflictError)
+    assert "Another run writes to" in refused.exception.message
+    assert not (encoded / "dit").exists()
+    assert CliRunner().invoke(app, command).exit_code == 0
 
 
 def test_ctrl_c_tells_how_to_resume(encoded: Path, monkeypatch: pytest.MonkeyPatch) -> None:

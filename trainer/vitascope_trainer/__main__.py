@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Sequence
@@ -175,12 +176,15 @@ def _run(
                 )
         raise typer.Exit(launch(command, num_processes, os.environ))
     # Only now: torch takes seconds to import, and neither `recipes` nor the launching process needs it.
+    from vitascope_trainer.checkpoints import sole_writer
     from vitascope_trainer.loop import Interrupted
     from vitascope_trainer.processes import joined
     from vitascope_trainer.progress import Reporter
     from vitascope_trainer.stages import Stages
 
-    with joined(recipe.run.device, recipe.run.num_threads, os.environ) as group:
+    with joined(recipe.run.device, recipe.run.num_threads, os.environ) as group, contextlib.ExitStack() as held:
+        if group.is_first:
+            held.enter_context(sole_writer(out))
         reporter = Reporter(Console(), group.is_first)
         stages = Stages(recipe, out, group, reporter)
         model_folder = model or out / "model" / str(recipe.card.get("id", recipe.name))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vitascope_common.errors import ConfigurationError, UnavailableError
-from vitascope_common.files import TEMP_PREFIX, atomic_writer
+from vitascope_common.errors import ConfigurationError, ConflictError, UnavailableError
+from vitascope_common.files import TEMP_PREFIX, atomic_writer, make_folder
 
 _ACCOUNT = "account"
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a run's folder while the block runs; the kernel lets go of it with the process.
+
+    Raises:
+        ConflictError: another process holds it.
+    """
+    make_folder(folder)
+    with (folder / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConflictError(f"Another run writes to {folder}: wait for its end, or use another folder.") from error
+        yield
 
 
 def write_state(path: Path, tensors: Mapping[str, Tensor], account: Mapping[str, Any] | None = None) -> None:

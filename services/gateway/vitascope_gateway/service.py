@@ -253,7 +253,7 @@ class Gateway:
             record = await self._admit(job_id, caller, class_name, request, verdict, references, retried)
         except UnknownOutcomeError:
             raise  # the job may be promised, and then needs them
-        except Exception:
+        except Exception:  # whatever it was: there is no job that needs what was stored for it
             if request.pictures or stored:
                 await asyncio.to_thread(self._forget_references, job_id)
             raise
