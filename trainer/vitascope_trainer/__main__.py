@@ -53,7 +53,7 @@ SheetOption = Annotated[Path | None, typer.Option("--sheet", help="PNG to write;
 def recipes() -> None:
     """List the recipes."""
     for name, function in RECIPES.items():
-        typer.echo(f"{name:16}{(function.__doc__ or '').strip()}")
+        typer.echo(f"{name:20}{(function.__doc__ or '').strip()}")
 
 
 @app.command()

@@ -96,6 +96,7 @@ def vita_mini_2_larger() -> Recipe:
     first = vita_mini_2()
     return first.model_copy(
         update={
+            "name": "vita-mini-2-larger",
             "card": {
                 **first.card,
                 "sizes": ["96x96", "64x64", "128x128", "96x64", "64x96"],
