@@ -48,7 +48,7 @@ def test_the_video_is_what_was_asked_for(stack: Stack, finished: str, tmp_path: 
     target = tmp_path / "clip.mp4"
     stack.client.videos.download(finished, target)
     video = stack.client.videos.retrieve(finished)
-    assert (video.status, video.progress, video.seconds, video.size) == ("completed", 100, "4", "64x64")
+    assert (video.status, video.progress, video.seconds, video.size) == ("completed", 100, "4", "96x96")
     with av.open(str(target)) as container:
         stream = container.streams.video[0]
         assert stream.codec_context.name == "h264"
