@@ -23,8 +23,8 @@ from vitascope_models.text import Conditioning
 from vitascope_models.vae import VAE
 
 MODELS_DIR = Path("models")
-SIZES = ((64, 33), (128, 25))
-"""Side in pixels, and frames: the shipped default, and four times the area."""
+SIZES = ((96, 33), (128, 25))
+"""Side in pixels, and frames: the shipped default, and a larger picture."""
 NUM_PAIRS = 15
 THREADS = (1, 2)
 DIT_GOAL = 1.3

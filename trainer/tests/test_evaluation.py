@@ -1,11 +1,13 @@
 """The probe is right about real clips and about nothing else, and the report says what was found."""
 
+import itertools
 import json
 import random
 import string
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +24,8 @@ from vitascope_trainer.evaluation.classifier import app as classifier_app
 from vitascope_trainer.evaluation.classifier import load as load_classifier
 from vitascope_trainer.evaluation.crops import turning
 from vitascope_trainer.evaluation.fidelity import psnr_db, ssim
-from vitascope_trainer.evaluation.generation import load_model, seconds_per_clip
-from vitascope_trainer.evaluation.judging import Judged, Report, gate, rotated, score_sets
+from vitascope_trainer.evaluation.judging import Judged, Report, gate, judge, rotated, score_sets
+from vitascope_trainer.evaluation.loading import load_model, seconds_per_clip, settings_of
 from vitascope_trainer.evaluation.objects import Part
 from vitascope_trainer.evaluation.probe import Reading, read
 from vitascope_trainer.evaluation.prompts import (
@@ -35,7 +37,7 @@ from vitascope_trainer.evaluation.prompts import (
     STRANGE_SHAPES,
     all_prompts,
 )
-from vitascope_trainer.evaluation.report import BEGIN, END, as_json, as_markdown, fill, sheet_bytes
+from vitascope_trainer.evaluation.report import BEGIN, END, as_json, as_markdown, fill, sheet_bytes, with_scores
 from vitascope_trainer.evaluation.scoring import Rate, agreement, score
 from vitascope_trainer.generation import Settings, generate
 from vitascope_trainer.world.captions import caption
@@ -244,12 +246,11 @@ def test_reworded_prompts_have_new_forms_of_words_that_training_says(said: set[s
     assert all(any(form in text for form in forms.values()) for text in texts)
 
 
-def test_strange_words_are_none_that_training_says(said: set[str]) -> None:
+def test_of_strange_words_one_at_least_is_like_none_that_training_says(said: set[str]) -> None:
+    beginnings = {word[:4] for word in said}
     for words in (STRANGE_COLOURS, STRANGE_SHAPES, STRANGE_MOTIONS):
-        for phrases in words.values():
-            assert all(set(phrase.split()) - said for phrase in phrases), [
-                p for p in phrases if not set(p.split()) - said
-            ]
+        for phrase in itertools.chain.from_iterable(words.values()):
+            assert any(len(word) > 2 and word[:4] not in beginnings for word in phrase.split()), phrase
 
 
 def test_wilsons_interval_matches_the_published_example() -> None:
@@ -362,20 +363,38 @@ def test_a_model_is_scored_by_the_command_and_its_card_says_how(tmp_path: Path) 
     folder, out = _untrained_model(tmp_path / "model"), tmp_path / "docs"
     before = yaml.safe_load((folder / "card.yaml").read_text())
     cheap = ["--size", "64x64", "--frames", "5", "--steps", "1", "--processes", "1", "--vae-count", "1"]
-    few = ["--count", "6", "--empty-count", "1", "--attention-count", "2"]
-    found = CliRunner().invoke(evaluation_app, [str(folder), *cheap, *few, "--out", str(out)])
-    assert found.exit_code == 0, found.output
+    few = ["--count", "6", "--empty-count", "1", "--attention-count", "3"]
+    command = [str(folder), *cheap, *few, "--out", str(out)]
+    assert CliRunner().invoke(evaluation_app, command).exit_code == 0
     assert yaml.safe_load((folder / "card.yaml").read_text()) == before
-    found = CliRunner().invoke(evaluation_app, [str(folder), *cheap, *few, "--out", str(out), "--card"])
+    found = CliRunner().invoke(evaluation_app, [*command, "--card"])
     assert found.exit_code == 0, found.output
     after = yaml.safe_load((folder / "card.yaml").read_text())
     report = json.loads((out / "evaluation.json").read_text())
     assert after["evaluation"]["size"] == "64x64"
     assert after["evaluation"]["plain"]["shape"] == report["sets"]["plain"]["shape"]["share"]
-    assert after["evaluation"]["attention"].keys() == {"full", "causal", "window"}
     assert after["evaluation"]["vae_psnr_db"].keys() == {"64", "96", "128"}
-    assert after["attention"] == {**before["attention"], "allowed": report["attention_allowed"]}
-    assert {**after, "evaluation": 0, "attention": 0} == {**before, "evaluation": 0, "attention": 0}
+    assert {**after, "evaluation": 0} == {**before, "evaluation": 0}
+    # The clips of the card's own attention are taken over or made, as there are: the same ones either way.
+    settings = settings_of(load_model(folder).card, "64x64", 5, 1, "full")
+    plain = [prompt for prompt in all_prompts() if prompt.kind == "plain"][:3]
+    again = judge(folder, [prompt.text for prompt in plain], settings, seed=1_000)
+    rates = score([each.reading for each in again], [prompt.scene for prompt in plain])
+    shares = {name: table["right"] for name, table in report["attention"]["full"].items()}
+    assert shares == {name: rate.num_right for name, rate in rates.items()}
+
+
+def test_a_card_allows_its_own_attention_and_those_that_passed_before_enough_prompts() -> None:
+    def judged(num: int) -> dict[str, Any]:
+        modes = {"full": Rate(num, num), "causal": Rate(num // 2, num), "window": Rate(num, num)}
+        report = Report(
+            "tiny", SETTINGS, {}, {}, {mode: {"all four": rate} for mode, rate in modes.items()}, {}, {}, 1.0, 1
+        )
+        return with_scores({"id": "tiny", "attention": {"temporal": "causal", "window": 3}}, report)
+
+    assert judged(100)["attention"] == {"temporal": "causal", "window": 3, "allowed": ["causal", "full", "window"]}
+    assert judged(100)["evaluation"]["attention"] == {"full": 1.0, "causal": 0.5, "window": 1.0}
+    assert judged(10)["attention"] == {"temporal": "causal", "window": 3}
 
 
 def test_the_contact_sheet_is_a_small_picture() -> None:

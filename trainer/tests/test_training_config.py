@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from vitascope_common.errors import ConfigurationError
 from vitascope_trainer.__main__ import app, main
 from vitascope_trainer.config import FolderData, WorldData, differences, overridden
-from vitascope_trainer.recipes import RECIPES, tiny
+from vitascope_trainer.export import card_defaults
+from vitascope_trainer.recipes import RECIPES, recipe_named, tiny
 
 
 def test_fields_are_set_by_name() -> None:
@@ -59,6 +60,16 @@ def test_differences_are_listed_by_name() -> None:
     assert differences(one, tiny().model_dump(mode="json")) == []
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_holds_together(name: str) -> None:
+    recipe = overridden(recipe_named(name), [])
+    assert recipe.name == name
+    assert recipe.card["id"] == name
+    defaults, bucket = card_defaults(recipe)
+    assert defaults.size in recipe.card["sizes"]  # type: ignore[operator]
+    assert bucket in [each.bucket for each in recipe.dit.buckets]
+
+
 def test_the_recipes_are_listed_and_shown() -> None:
     listed = CliRunner().invoke(app, ["recipes"]).output
     assert all(name in listed for name in RECIPES)
@@ -71,7 +82,7 @@ def test_the_recipes_are_listed_and_shown() -> None:
     ("arguments", "words"),
     [
         (["dit", "tiny", "--set", "dit.stepz=3"], "dit.stepz: there is no such field"),
-        (["dit", "huge"], "there are: vita-mini-2, vita-mini-2-larger, tiny"),
+        (["dit", "huge"], "there are: vita-mini-2, vita-mini-3, tiny"),
         (["dit", "tiny", "--processes", "3"], "dit.num_micro_batches: 2 is no multiple of --processes 3"),
         (["dit", "tiny"], "run the stage vae first"),
         (["export", "tiny", "--model", "m"], "run the stage vae first"),

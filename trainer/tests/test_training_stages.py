@@ -23,12 +23,13 @@ from vitascope_models.load import load_dit, load_vae
 from vitascope_models.vae import VAE, from_uint8
 from vitascope_trainer import stages as stages_module
 from vitascope_trainer.__main__ import app
-from vitascope_trainer.checkpoints import read_account, read_state, sole_writer, write_state
+from vitascope_trainer.checkpoints import read_account, read_state, write_state
 from vitascope_trainer.config import overridden
-from vitascope_trainer.evaluation.generation import load_model, settings_of
-from vitascope_trainer.export import read_card
+from vitascope_trainer.evaluation.loading import load_model, settings_of
+from vitascope_trainer.export import read_card, write_card
 from vitascope_trainer.generation import generate
 from vitascope_trainer.latents import Encoder
+from vitascope_trainer.launch import sole_writer
 from vitascope_trainer.processes import Group
 from vitascope_trainer.progress import Reporter
 from vitascope_trainer.recipes import tiny
@@ -169,11 +170,13 @@ def test_export_and_sheet_refuse_another_vae_or_model(finished: Path, tmp_path: 
         with pytest.raises(ConflictError, match=r"model\.dit\.num_heads: 4 -> 2; model\.dit\.width: 32 -> 48"):
             draw(tmp_path / "result")
     vae = tmp_path / "vae.safetensors"
-    changed = {name: tensor + 0.01 for name, tensor in read_state(vae).items()}
-    write_state(vae, changed, read_account(vae))
-    for draw in (stages(tmp_path).export, stages(tmp_path).sheet):
-        with pytest.raises(ConflictError, match="trained on the latents of another encoder"):
-            draw(tmp_path / "result")
+    for name in ("encoder.1.weight", "latent_std"):
+        changed = {**read_state(finished / "vae.safetensors")}
+        changed[name] = changed[name] + 0.01
+        write_state(vae, changed, read_account(finished / "vae.safetensors"))
+        for draw in (stages(tmp_path).export, stages(tmp_path).sheet):
+            with pytest.raises(ConflictError, match="trained on the latents of another encoder"):
+                draw(tmp_path / "result")
     assert not (tmp_path / "result").exists()
 
 
@@ -311,29 +314,50 @@ def test_training_goes_on_from_a_model_folder(finished: Path, tmp_path: Path) ->
         stages(tmp_path / "b", *assignments, "model.vae.widths=[20, 12, 8]").vae()
 
 
-def test_a_better_decoder_leaves_the_latents_and_what_learnt_them_as_they_are(finished: Path, tmp_path: Path) -> None:
+def test_a_decoder_is_trained_alone_and_resumes_on_the_same_encoder(finished: Path, tmp_path: Path) -> None:
     folder = finished / "model" / "tiny"
-    decoder_alone = [f"init_from={folder}", "vae.train_encoder=false", "vae.steps=3", "precision=bf16"]
-    shutil.copy(finished / "dit.safetensors", tmp_path)
-    stages(tmp_path, *decoder_alone).vae()
+    alone = ["vae.train_encoder=false", "precision=bf16", "vae.decay_share=0"]
+    for steps in (2, 4):
+        stages(tmp_path / "twice", f"init_from={folder}", *alone, f"vae.steps={steps}").vae()
+    stages(tmp_path / "once", f"init_from={folder}", *alone, "vae.steps=4").vae()
     before = load_vae(folder, read_card(folder)).state_dict()
-    after = read_state(tmp_path / "vae.safetensors")
+    after = read_state(tmp_path / "once" / "vae.safetensors")
+    assert_same(after, read_state(tmp_path / "twice" / "vae.safetensors"))
     kept = [name for name in before if not name.startswith("decoder.")]
     assert_same({name: after[name] for name in kept}, {name: before[name] for name in kept})
     assert not torch.equal(after["decoder.0.weight"], before["decoder.0.weight"])
     with pytest.raises(ConfigurationError, match=r"vae\.train_encoder: false keeps the encoder of init_from"):
-        stages(tmp_path / "b", "vae.train_encoder=false").vae()
+        stages(tmp_path / "none", *alone).vae()
 
 
-def test_the_transformer_is_exported_with_another_decoder_on_the_same_encoder(finished: Path, tmp_path: Path) -> None:
-    for stage in ("vae", "dit"):
-        shutil.copy(finished / f"{stage}.safetensors", tmp_path)
-    vae = tmp_path / "vae.safetensors"
-    better = {name: tensor * 0.5 if name.startswith("decoder.") else tensor for name, tensor in read_state(vae).items()}
-    write_state(vae, better, read_account(vae))
-    stages(tmp_path).export(tmp_path / "model")
-    exported = load_vae(tmp_path / "model", read_card(tmp_path / "model")).state_dict()
-    torch.testing.assert_close(exported["decoder.0.weight"], better["decoder.0.weight"], rtol=1e-3, atol=1e-4)
+def test_a_model_folder_that_was_replaced_meanwhile_is_not_gone_on_from(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "begun"
+    shutil.copytree(finished / "model" / "tiny", folder)
+    begun = [f"init_from={folder}", "vae.train_encoder=false"]
+    stages(tmp_path, *begun, "vae.steps=2").vae()
+    card = read_card(folder)
+    card["files"]["vae"]["sha256"] = "0" * 64
+    write_card(folder, card)
+    with pytest.raises(ConflictError, match=r"init_from: tiny [0-9a-f]+ -> tiny [0-9a-f]+"):
+        stages(tmp_path, *begun, "vae.steps=3").vae()
+
+
+def test_another_decoder_leaves_the_latents_and_what_learnt_them_valid(finished: Path, tmp_path: Path) -> None:
+    begun = [f"init_from={finished / 'model' / 'tiny'}", "dit.steps=1"]
+    stages(tmp_path, *begun, "vae.steps=0").vae()
+    stages(tmp_path, *begun).latents()
+    stages(tmp_path, *begun).dit()
+    shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "latents").rglob("*.safetensors")}
+    decoder = tmp_path / "decoder"
+    stages(decoder, *begun, "vae.steps=2", "vae.train_encoder=false").vae()
+    shutil.copy(decoder / "vae.safetensors", tmp_path)
+    stages(tmp_path, *begun).latents()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "latents").rglob("*.safetensors")} == shards
+    stages(tmp_path, *begun).dit()
+    stages(tmp_path, *begun).export(tmp_path / "model")
+    exported = load_vae(tmp_path / "model", read_card(tmp_path / "model")).state_dict()["decoder.0.weight"]
+    trained = read_state(decoder / "vae.safetensors")["decoder.0.weight"]
+    torch.testing.assert_close(exported, trained, rtol=1e-3, atol=1e-4)
 
 
 def make_videos(videos: Path) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from vitascope_common.errors import ConfigurationError, UnavailableError, VitascopeError
 from vitascope_trainer.config import FolderData, Recipe, overridden
-from vitascope_trainer.launch import launch
+from vitascope_trainer.launch import launch, sole_writer
 from vitascope_trainer.recipes import RECIPES, recipe_named
 
 app = typer.Typer(
@@ -174,17 +174,24 @@ def _run(
                 raise ConfigurationError(
                     f"{part}.num_micro_batches: {count} is no multiple of --processes {num_processes}."
                 )
-        raise typer.Exit(launch(command, num_processes, os.environ))
+        with sole_writer(out):
+            raise typer.Exit(launch(command, num_processes, os.environ))
+    # Of several processes the one that launched them holds the folder.
+    is_writer = stage in ("vae", "latents", "dit", "all") and "WORLD_SIZE" not in os.environ
+    with sole_writer(out) if is_writer else contextlib.nullcontext():
+        _run_stages(stage, recipe, out, command, model, sheet_path)
+
+
+def _run_stages(
+    stage: str, recipe: Recipe, out: Path, command: Sequence[str], model: Path | None, sheet_path: Path | None
+) -> None:
     # Only now: torch takes seconds to import, and neither `recipes` nor the launching process needs it.
-    from vitascope_trainer.checkpoints import sole_writer
     from vitascope_trainer.loop import Interrupted
     from vitascope_trainer.processes import joined
     from vitascope_trainer.progress import Reporter
     from vitascope_trainer.stages import Stages
 
-    with joined(recipe.run.device, recipe.run.num_threads, os.environ) as group, contextlib.ExitStack() as held:
-        if group.is_first:
-            held.enter_context(sole_writer(out))
+    with joined(recipe.run.device, recipe.run.num_threads, os.environ) as group:
         reporter = Reporter(Console(), group.is_first)
         stages = Stages(recipe, out, group, reporter)
         model_folder = model or out / "model" / str(recipe.card.get("id", recipe.name))

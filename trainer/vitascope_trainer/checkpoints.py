@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vitascope_common.errors import ConfigurationError, ConflictError, UnavailableError
-from vitascope_common.files import TEMP_PREFIX, atomic_writer, make_folder
+from vitascope_common.errors import ConfigurationError, UnavailableError
+from vitascope_common.files import TEMP_PREFIX, atomic_writer
 
 _ACCOUNT = "account"
-
-
-@contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold a run's folder while the block runs; the kernel lets go of it with the process.
-
-    Raises:
-        ConflictError: another process holds it.
-    """
-    make_folder(folder)
-    with (folder / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConflictError(f"Another run writes to {folder}: wait for its end, or use another folder.") from error
-        yield
 
 
 def write_state(path: Path, tensors: Mapping[str, Tensor], account: Mapping[str, Any] | None = None) -> None:
@@ -84,7 +66,7 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def state_sha256(path: Path, prefixes: tuple[str, ...] = ("",)) -> str:
+def state_sha256(path: Path, prefixes: tuple[str, ...]) -> str:
     """Hash the tensors that `write_state` wrote whose names begin with one of `prefixes`, whatever the account says."""
     tensors = {name: tensor for name, tensor in read_state(path).items() if name.startswith(prefixes)}
     return hashlib.sha256(save(tensors)).hexdigest()

@@ -8,17 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from vitascope_common.registry_cards import Defaults
 from vitascope_models.dit import DiT
 from vitascope_models.sampling import FlowSampler, Guidance, guided, initial_noise
 from vitascope_models.text import PromptEncoder
 from vitascope_models.vae import VAE
-
-Bytes = NDArray[np.uint8]
+from vitascope_trainer.sources import Bytes
 
 
 @dataclass(frozen=True)
@@ -45,8 +42,8 @@ class Settings:
     """Another temporal attention than the model's own."""
 
     @classmethod
-    def of(cls, defaults: Defaults, width_px: int, height_px: int, num_frames: int) -> Settings:
-        """Take steps, guidance, shift and solver from a card's defaults."""
+    def of(cls, defaults: Defaults, width_px: int, height_px: int, num_frames: int, shift: float) -> Settings:
+        """Take steps, guidance and solver from a card's defaults; `shift` is the schedule's for this size."""
         return cls(
             width_px=width_px,
             height_px=height_px,
@@ -55,7 +52,7 @@ class Settings:
             guidance=Guidance(
                 defaults.guidance_scale, defaults.guidance_start, defaults.guidance_end, defaults.guidance_rescale
             ),
-            shift=defaults.shift,
+            shift=shift,
             solver=defaults.solver,
         )
 

@@ -1,4 +1,4 @@
-"""Start several processes that train together, as torchrun does, and see them through to their end.
+"""Start several processes that train together, as torchrun does, see them through, and keep other runs out meanwhile.
 
 Two one-thread processes use two contended cores better than one process with two threads, which stalls whenever either
 core is taken away.
@@ -7,17 +7,42 @@ core is taken away.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 
+from vitascope_common.errors import ConflictError, UnavailableError
+from vitascope_common.files import make_folder
 from vitascope_common.process import dying_with_parent
 
 _GRACE_S = 60.0
 """How long a process may take to stop after another has failed."""
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a run's folder while the block runs; the kernel lets go of it with the process.
+
+    Raises:
+        ConflictError: another process holds it.
+        UnavailableError: the folder cannot be written to.
+    """
+    try:
+        make_folder(folder)
+        file = (folder / "lock").open("a")
+    except OSError as error:
+        raise UnavailableError(f"{folder} cannot be written to: {error.strerror}.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConflictError(f"Another run writes to {folder}: wait for its end, or use another folder.") from error
+        yield
 
 
 def launch(command: Sequence[str], num_processes: int, environment: Mapping[str, str]) -> int:

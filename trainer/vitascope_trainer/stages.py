@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vitascope_common.errors import ConfigurationError, ConflictError
+from vitascope_common.registry_cards import CARD_FILE, load_card
 from vitascope_models.dit import DiT
 from vitascope_models.load import load_dit, load_text_encoder, load_vae
 from vitascope_models.text import TextEncoder
@@ -72,11 +73,12 @@ class Stages:
         }
         if self._is_done("vae", settings, recipe.vae.steps):
             return
+        if recipe.init_from is None and recipe.vae.steps == 0:
+            raise ConfigurationError("vae.steps: 0 leaves the VAE as in init_from, which is not said.")
+        if recipe.init_from is None and not recipe.vae.train_encoder:
+            raise ConfigurationError("vae.train_encoder: false keeps the encoder of init_from, which is not said.")
         source, held_out = self._sources("vae")
         vae = self._new(VAE, "vae")
-        if recipe.init_from is None and (recipe.vae.steps == 0 or not recipe.vae.train_encoder):
-            field = "train_encoder: false keeps the encoder" if recipe.vae.steps else "steps: 0 leaves the VAE as"
-            raise ConfigurationError(f"vae.{field} of init_from, which is not said.")
         if recipe.vae.steps == 0:
             self._write_result("vae", vae.state_dict(), settings, {}, 0)
             return
@@ -190,7 +192,7 @@ class Stages:
         text_encoder, dit = modules_of(averages, self._recipe.model)
         defaults, bucket = card_defaults(self._recipe)
         prompts = [source.said(index, self._recipe.dit.first_bucket, None).text for index in range(num_clips)]
-        settings = Settings.of(defaults, bucket.width, bucket.height, bucket.num_frames)
+        settings = Settings.of(defaults, bucket.width, bucket.height, bucket.num_frames, defaults.shift)
         clips = generate(Parts(text_encoder, dit, self._vae()), prompts, range(num_clips), settings)
         return contact_sheet(list(clips), prompts)
 
@@ -236,8 +238,6 @@ class Stages:
                 if not isinstance(loaded, kind):
                     raise ConfigurationError(f"init_from: the {name} of {recipe.init_from} is not one that we train.")
                 module.load_state_dict(loaded.state_dict())
-            except FileNotFoundError as error:
-                raise ConfigurationError(f"init_from: {recipe.init_from} is no model folder.") from error
             except RuntimeError as error:
                 raise ConfigurationError(
                     f"init_from: the {name} of {recipe.init_from} does not fit model.{name}."
@@ -247,7 +247,18 @@ class Stages:
     def _settings(self, fields: set[str], stage: str) -> dict[str, Any]:
         """Give the fields, and the part of `data` that matters to a stage."""
         data = self._recipe.data.model_dump(mode="json", exclude={"vae", "dit"} - {stage})
-        return self._recipe.model_dump(mode="json", include=fields) | {"data": data}
+        settings = self._recipe.model_dump(mode="json", include=fields) | {"data": data}
+        return settings | ({"init_from": self._begun_with()} if "init_from" in fields else {})
+
+    def _begun_with(self) -> str | None:
+        """Name the model of `init_from` by what it is, and not by where it lies."""
+        folder = self._recipe.init_from
+        if folder is None:
+            return None
+        if not (folder / CARD_FILE).is_file():
+            raise ConfigurationError(f"init_from: {folder} is no model folder.")
+        card = load_card(folder / CARD_FILE)
+        return f"{card.id} {card.sha256}"
 
     def _is_done(self, stage: str, settings: Mapping[str, Any], steps: int) -> bool:
         path = self._out / f"{stage}.safetensors"
@@ -294,17 +305,17 @@ class Stages:
         return Encoder(self._vae(), self._group.device, self._dtype)
 
     def _averages(self) -> dict[str, Tensor]:
-        """Read what the stage dit made, having made sure that the VAE and the recipe's model are those it was made for.
+        """Read what the stage dit made, having made sure that encoder and recipe's model are those it was made for.
 
         Raises:
             ConfigurationError: it is not there, or says nothing about how it was made.
-            ConflictError: it was made for another VAE or another model; lists what differs.
+            ConflictError: it was made for another encoder or another model; lists what differs.
         """
         path, vae_path = self._out / "dit.safetensors", self._vae_path()
         if not path.exists():
             raise ConfigurationError(f"There is no {path}: run the stage dit first.")
-        settings = read_account(path).get("settings")
-        if settings is None or "settings" not in read_account(vae_path):
+        settings = read_account(path).get("settings", {})
+        if "encoder_sha256" not in settings or "settings" not in read_account(vae_path):
             raise ConfigurationError(f"{vae_path} and {path} do not say how they were trained.")
         different = differences({"model": settings["model"]}, self._recipe.model_dump(mode="json", include={"model"}))
         if different:

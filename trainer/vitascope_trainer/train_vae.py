@@ -7,7 +7,6 @@ Shapes: B batch, C channels, T frames, H rows, W columns.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import random
 from collections.abc import Mapping, Sequence
@@ -189,16 +188,14 @@ class VaeTask:
         """Give the loss and the error, fp32 (B, 3, T, H, W)."""
         video = from_uint8(torch.stack([piece.frames_THWC for piece in pieces]).to(self._device))
         masks = [piece.mask_THW for piece in pieces if piece.mask_THW is not None]
-        with contextlib.nullcontext() if self._stage.train_encoder else torch.no_grad():
-            mean, log_var = (each.float() for each in self._vae.moments(video.to(self.dtype)))
+        mean, log_var = (each.float() for each in self._vae.moments(video.to(self.dtype)))
         drawn = torch.randn(mean.shape, generator=noise, device=self._device)
         sample = mean + drawn * (0.5 * log_var).exp()
         error = self._vae.reconstruct(sample.to(self.dtype)).float() - video
         distance = error.abs() + 2.0 * error.square()
         if len(masks) == len(pieces):
-            weights = loss_weights(torch.stack(masks).to(self._device).float() / 255.0, self._stage.object_weight)[
-                :, None
-            ]
+            shown = torch.stack(masks).to(self._device).float() / 255.0
+            weights = loss_weights(shown, self._stage.object_weight)[:, None]
             distance = weights * distance / weights.mean()
         divergence = 0.5 * (mean.square() + log_var.exp() - 1.0 - log_var).mean()
         return distance.mean() + self._stage.kl_weight * divergence, error

@@ -13,7 +13,6 @@ import typer
 
 from vitascope_common.errors import VitascopeError
 from vitascope_models.attention import TEMPORAL_MODES
-from vitascope_trainer.evaluation.generation import check, load_model, seconds_per_clip, settings_of
 from vitascope_trainer.evaluation.judging import (
     Judged,
     Report,
@@ -23,8 +22,9 @@ from vitascope_trainer.evaluation.judging import (
     score_sets,
     vae_fidelity,
 )
-from vitascope_trainer.evaluation.prompts import Prompt, all_prompts
-from vitascope_trainer.evaluation.report import as_json, as_markdown, fill, for_card, sheet_bytes
+from vitascope_trainer.evaluation.loading import check, load_model, seconds_per_clip, settings_of
+from vitascope_trainer.evaluation.prompts import SETS, Prompt, all_prompts
+from vitascope_trainer.evaluation.report import as_json, as_markdown, fill, sheet_bytes, with_scores
 from vitascope_trainer.evaluation.scoring import Rate, score
 from vitascope_trainer.export import read_card, write_card
 from vitascope_trainer.generation import Settings
@@ -39,7 +39,9 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model folder, with its card.yaml.", exists=True, file_okay=False)],
-    count: Annotated[int, typer.Option(help="Prompts in all; 0 takes all 288, each set by its share.", min=0)] = 0,
+    count: Annotated[
+        int, typer.Option(help=f"Prompts in all; 0 takes all {sum(SETS.values())}, each set by its share.", min=0)
+    ] = 0,
     size: Annotated[str | None, typer.Option(help="WxH in pixels; the card's default if not given.")] = None,
     frames: Annotated[int, typer.Option(help="Frames per clip, 4k+1; 0 takes the card's default.", min=0)] = 0,
     steps: Annotated[int, typer.Option(help="Sampling steps; 0 takes the card's default.", min=0)] = 0,
@@ -54,7 +56,12 @@ def evaluate(
         Path, typer.Option(help="Folder for evaluation.json, images/MODEL.webp and the table in model.md.")
     ] = Path("docs"),
     card: Annotated[
-        bool, typer.Option("--card", help="Write the scores, and the attentions that passed, on the model's card too.")
+        bool,
+        typer.Option(
+            "--card",
+            help="Write the scores on the model's card too, and the attentions that passed if enough prompts compared"
+            " them: that makes it another model to jobs that wait for it.",
+        ),
     ] = False,
 ) -> None:
     """Score a model on prompts that training never showed, beside controls, and write tables and a contact sheet."""
@@ -67,7 +74,8 @@ def evaluate(
         raise typer.Exit(2) from error
     prompts = all_prompts(count or None)
     plain = [prompt for prompt in all_prompts() if prompt.kind == "plain"][:attention_count]
-    progress = _Progress(len(prompts) + empty_count + (len(TEMPORAL_MODES) - 1) * len(plain))
+    num_done = min(len(plain), sum(prompt.kind == "plain" for prompt in prompts))
+    progress = _Progress(len(prompts) + empty_count + len(TEMPORAL_MODES) * len(plain) - num_done)
     judged = judge(model, [prompt.text for prompt in prompts], settings, _SEED, processes, progress=progress)
     own = settings.attention or loaded.card.attention.temporal
     # They come first among all prompts, so they have the same seeds.
@@ -90,7 +98,7 @@ def evaluate(
     tables = as_markdown(report, f"images/{sheet.name}")
     fill(out / "model.md", tables)
     if card:
-        _write_on_card(model, report)
+        write_card(model, with_scores(read_card(model), report))
     typer.echo(f"\n{tables}")
 
 
@@ -115,14 +123,6 @@ def _by_attention(
         made = judge(model, texts, chosen, _SEED + len(known), processes, progress=progress) if texts else []
         table[mode] = score([each.reading for each in (*known, *made)], [prompt.scene for prompt in plain])
     return table
-
-
-def _write_on_card(folder: Path, report: Report) -> None:
-    values = read_card(folder)
-    values["evaluation"] = for_card(report)
-    if report.attention_allowed:
-        values["attention"] = {**values.get("attention", {}), "allowed": list(report.attention_allowed)}
-    write_card(folder, values)
 
 
 def _sheet(judged: Sequence[Judged], prompts: Sequence[Prompt], num_rows: int = 20) -> bytes:

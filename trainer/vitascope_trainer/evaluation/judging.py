@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vitascope_models.sampling import Guidance
 from vitascope_models.vae import VAE, from_uint8
 from vitascope_trainer.evaluation.fidelity import psnr_db, ssim
-from vitascope_trainer.evaluation.generation import Model, load_model, settings_of
+from vitascope_trainer.evaluation.loading import Model, load_model, settings_of
 from vitascope_trainer.evaluation.probe import Reading, read
 from vitascope_trainer.evaluation.prompts import Prompt, all_prompts, unseen_scene
 from vitascope_trainer.evaluation.scoring import Rate, score

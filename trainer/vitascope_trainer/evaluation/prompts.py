@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from vitascope_trainer.world.captions import plain_caption
 from vitascope_trainer.world.scenes import DIRECTIONS, FLAT, GRADIENTS, Mix, Scene, Thing, random_scene
+from vitascope_trainer.world.words import with_article
 
 SETS = {"plain": 96, "reworded": 64, "strange": 32, "pairs": 64, "confusable": 48, "camera": 16}
 """Number of prompts per set."""
@@ -85,10 +86,10 @@ def _camera(rng: random.Random, count: int) -> list[Prompt]:
 
 STRANGE_COLOURS = {
     "red": ("ruby", "vermilion", "cherry"),
-    "orange": ("amber", "pumpkin-coloured"),
+    "orange": ("amber", "apricot"),
     "yellow": ("canary", "sunflower"),
     "green": ("jade", "shamrock"),
-    "cyan": ("aquamarine",),
+    "cyan": ("lagoon",),
     "blue": ("cerulean", "sapphire", "cobalt"),
     "purple": ("plum", "amethyst", "mauve"),
     "pink": ("bubblegum", "fuchsia", "salmon"),
@@ -99,7 +100,7 @@ STRANGE_SHAPES = {
     "circle": ("orb", "sphere", "wheel"),
     "square": ("cube", "tile"),
     "triangle": ("wedge", "trigon"),
-    "star": ("pentagram", "starfish"),
+    "star": ("pentagram", "pentacle"),
     "ring": ("annulus", "doughnut", "bracelet"),
     "heart": ("valentine",),
 }
@@ -112,15 +113,15 @@ STRANGE_MOTIONS = {
     "up left": ("ascends towards the left", "soars to the upper left"),
     "down right": ("descends towards the right", "plummets to the lower right"),
     "down left": ("descends towards the left", "plummets to the lower left"),
-    "bounce": ("hops about", "springs again and again"),
+    "bounce": ("springs again and again", "keeps rebounding"),
     "orbit": ("revolves around the midpoint", "runs round and round the middle"),
     "spin": ("whirls", "pirouettes", "swivels"),
-    "grow": ("swells", "inflates", "balloons"),
+    "grow": ("swells", "inflates", "billows"),
     "shrink": ("dwindles", "deflates", "diminishes"),
     "zigzag": ("meanders from side to side", "weaves its way across"),
     "still": ("is frozen", "lingers where it is"),
 }
-"""Words that no caption of training uses."""
+"""What no caption of training says; one word at least of each is like none that it says."""
 _STRANGE_SIZES = {"small": ("petite", "mini"), "large": ("enormous", "massive")}
 _SENTENCES = (
     "{article_thing} {motion} and {behind}",
@@ -132,13 +133,14 @@ _SENTENCES = (
 
 
 def _reworded(rng: random.Random, count: int) -> list[Prompt]:
-    """Say scenes of one object in other sentences, and shapes, colours and motions in forms of their own words."""
+    """Say scenes of one object in other sentences, and colour or shape in a form of its own word."""
     scenes = _distinct(lambda: unseen_scene(rng, Mix(two=0.0, texture=0.0, camera=0.0)), count)
-    return [
-        Prompt("reworded", _told(_named(thing, rng), f"is {_NEW_FORMS[thing.motion]}", scene, rng), scene)
-        for scene in scenes
-        for thing in scene.things
-    ]
+    return [Prompt("reworded", _in_new_forms(scene, rng), scene) for scene in scenes]
+
+
+def _in_new_forms(scene: Scene, rng: random.Random) -> str:
+    thing = scene.things[0]
+    return _told(_named(thing, rng), f"is {_OTHER_MOTIONS[thing.motion]}", scene, rng)
 
 
 def _named(thing: Thing, rng: random.Random) -> str:
@@ -173,7 +175,7 @@ NEW_SHAPES = {
     "ring": "ringlike",
     "heart": "heartlike",
 }
-_NEW_FORMS = {motion: f"making its way {motion.replace(' ', ' and ')}wards" for motion in DIRECTIONS} | {
+_OTHER_MOTIONS = {motion: f"making its way {motion.replace(' ', ' and ')}wards" for motion in DIRECTIONS} | {
     "bounce": "a tireless bouncer",
     "orbit": "in an orbital motion",
     "spin": "a spinner",
@@ -201,9 +203,8 @@ def _in_strange_words(scene: Scene, rng: random.Random) -> str:
 
 
 def _told(noun: str, motion: str, scene: Scene, rng: random.Random) -> str:
-    article = "an" if noun[0] in "aeiou" else "a"
     behind = _behind(scene.background, rng)
-    return rng.choice(_SENTENCES).format(article_thing=f"{article} {noun}", motion=motion, behind=behind)
+    return rng.choice(_SENTENCES).format(article_thing=with_article(noun), motion=motion, behind=behind)
 
 
 _PLAIN_MOTIONS = {motion: f"moves {motion.replace(' ', ' and ')}" for motion in STRANGE_MOTIONS} | {

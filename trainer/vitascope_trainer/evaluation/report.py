@@ -27,7 +27,8 @@ _COLUMNS = (
     *("colour", "motion", "background", "shape", "count", "relation", "binding", "binding and motion"),
     *("size", "texture", "camera"),
 )
-_ON_CARD = ("all four", "colour", "motion", "background", "shape", "binding")
+_ON_CARD = ("all four", "colour", "motion", "background", "shape", "count", "relation", "binding")
+_LEAST_COMPARED = 64  # prompts, below which 3 points say nothing
 _MOST_BYTES = 600_000
 
 
@@ -48,20 +49,32 @@ def as_json(report: Report) -> str:
     return json.dumps(values, indent=2) + "\n"
 
 
-def for_card(report: Report) -> dict[str, Any]:
-    """Give what a model's card says of it: shares per set of prompts, and what is needed to find them again."""
+def with_scores(card: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Give a model's card with shares per set of prompts, and with the attentions that may be asked for.
+
+    Those are its own and, if at least 64 prompts compared them, the ones that passed; else they stay as they were.
+    """
     settings = report.settings
-    return {
+    scores = {
         "size": f"{settings.width_px}x{settings.height_px}",
         "num_frames": settings.num_frames,
         "steps": settings.num_steps,
+        "solver": settings.solver,
+        "guidance_scale": settings.guidance.scale,
         **{
-            kind: {name: round(table[name].share, 4) for name in _ON_CARD if name in table}
+            kind: {"n": table["all four"].num_asked}
+            | {name: round(table[name].share, 4) for name in _ON_CARD if name in table}
             for kind, table in report.sets.items()
         },
         "attention": {mode: round(table["all four"].share, 4) for mode, table in report.attention.items()},
         "vae_psnr_db": {size: round(row["psnr_db"], 2) for size, row in report.fidelity.items()},
     }
+    attention = card.get("attention", {})
+    full = report.attention.get("full", {}).get("all four")
+    if full and full.num_asked >= _LEAST_COMPARED:
+        own = attention.get("temporal", "full")
+        attention = {**attention, "allowed": list(dict.fromkeys((own, *report.attention_allowed)))}
+    return {**card, "attention": attention, "evaluation": scores}
 
 
 def _rates(tables: Mapping[str, Mapping[str, Rate]]) -> dict[str, Any]:

@@ -44,8 +44,9 @@ def settings_of(
     if attention is not None and attention not in TEMPORAL_MODES:
         raise ConfigurationError(f"A temporal attention is one of {', '.join(TEMPORAL_MODES)}, not {attention!r}.")
     width_px, height_px = (int(side) for side in size.split("x"))
-    settings = Settings.of(defaults, width_px, height_px, num_frames or int(card.num_frames[defaults.seconds]))
-    return replace(settings, num_steps=num_steps or settings.num_steps, shift=card.shift_for(size), attention=attention)
+    num_frames = num_frames or int(card.num_frames[defaults.seconds])
+    settings = Settings.of(defaults, width_px, height_px, num_frames, card.shift_for(size))
+    return replace(settings, num_steps=num_steps or settings.num_steps, attention=attention)
 
 
 def load_model(folder: Path) -> Model:
