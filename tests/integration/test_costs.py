@@ -160,7 +160,7 @@ async def test_admission_corrects_what_the_card_estimates(manager: JobManager, d
     await run(manager, before.job_id, 3 * before.cost_s)
     await admission.admit(database, after)
     first, second = [await look.task(ids.task_id(one.job_id, "generate", 0)) for one in (before, after)]
-    assert (first.cost_s, first.cost_ratio) == (pytest.approx(card.estimate_s(30, 17)), 1.0)
+    assert (first.cost_s, first.cost_ratio) == (pytest.approx(card.estimate_s(30, 17, "64x64")), 1.0)
     assert (second.cost_s, second.cost_ratio) == (pytest.approx(3 * first.cost_s), pytest.approx(3.0))
     await run(manager, after.job_id, 3 * before.cost_s)
     assert await ratio(look, card.pool, card.id) == (pytest.approx(3.0), 2)
