@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from pydantic import JsonValue
+
 from vitascope_common.errors import ConfigurationError
 from vitascope_trainer.config import (
     DitStage,
@@ -18,6 +20,14 @@ from vitascope_trainer.config import (
 )
 
 _VAE_MIXTURE = Mixture(two=0.25, texture=0.15, camera=0.1, later=0.2, later_from=(0.0, 0.6))
+_DEFAULTS: Mapping[str, JsonValue] = {
+    "seconds": "4",
+    "fps": 8,
+    "num_inference_steps": 24,
+    "guidance_scale": 2.5,
+    "solver": "euler",
+}
+"""Of the cards of models that draw clips, but for the size and the shift that belongs to it."""
 
 
 def vita_mini_2() -> Recipe:
@@ -72,15 +82,7 @@ def vita_mini_2() -> Recipe:
             "sizes": ["64x64", "96x64", "64x96"],
             "seconds": ["1", "2", "3", "4"],
             "num_frames": {"1": 9, "2": 17, "3": 25, "4": 33},
-            "defaults": {
-                "size": "64x64",
-                "seconds": "4",
-                "fps": 8,
-                "num_inference_steps": 24,
-                "guidance_scale": 2.5,
-                "shift": 2.0,
-                "solver": "euler",
-            },
+            "defaults": {**_DEFAULTS, "size": "64x64", "shift": 2.0},
             "limits": {"num_inference_steps": [1, 200], "guidance_scale": [1, 20], "prompt_max_chars": 2000},
             "solvers": ["euler", "heun", "rk4", "ddim"],
             "cost": {"fixed_s": 0.3, "per_step_frame_s": 0.0025},
@@ -104,15 +106,7 @@ def vita_mini_3() -> Recipe:
                 "sizes": ["96x96", "64x64", "128x128", "96x64", "64x96"],
                 "seconds": ["1", "2", "3", "4", "6"],
                 "num_frames": {"1": 9, "2": 17, "3": 25, "4": 33, "6": 49},
-                "defaults": {
-                    "size": "96x96",
-                    "seconds": "4",
-                    "fps": 8,
-                    "num_inference_steps": 24,
-                    "guidance_scale": 2.5,
-                    "shift": 3.0,
-                    "solver": "euler",
-                },
+                "defaults": {**_DEFAULTS, "size": "96x96", "shift": 3.0},
                 "cost": {"fixed_s": 0.4, "per_step_frame_s": 0.005},
                 "attention": {"temporal": "full", "allowed": ["full"]},
             },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -77,15 +77,14 @@ def evaluate(
     num_done = min(len(plain), sum(prompt.kind == "plain" for prompt in prompts))
     progress = _Progress(len(prompts) + empty_count + len(TEMPORAL_MODES) * len(plain) - num_done)
     judged = judge(model, [prompt.text for prompt in prompts], settings, _SEED, processes, progress=progress)
-    own = settings.attention or loaded.card.attention.temporal
-    # They come first among all prompts, so they have the same seeds.
-    plain_judged = [each for each, prompt in zip(judged, prompts, strict=True) if prompt.kind == "plain"]
+    # Plain prompts come first, so those of the comparison that are done had the seeds that it would give them.
+    done = {settings.attention or loaded.card.attention.temporal: judged[:num_done]}
     report = Report(
         model_id=loaded.card.id,
         settings=settings,
         sets=score_sets(judged, prompts),
         controls=controls(model, judged, prompts, settings, empty_count, processes, progress),
-        attention=_by_attention(model, settings, plain, own, plain_judged, processes, progress),
+        attention=_by_attention(model, settings, plain, done, processes, progress),
         consistency=consistency([each.reading for each in judged]),
         fidelity={str(side): vae_fidelity(loaded.vae, side, vae_count) for side in _VAE_SIDES if vae_count},
         seconds_per_clip=seconds_per_clip(loaded, [prompt.text for prompt in prompts[:_NUM_TIMED]], settings),
@@ -106,18 +105,17 @@ def _by_attention(
     model: Path,
     settings: Settings,
     plain: Sequence[Prompt],
-    own: str,
-    done: Sequence[Judged],
+    done: Mapping[str, Sequence[Judged]],
     processes: int,
     progress: _Progress,
 ) -> dict[str, dict[str, Rate]]:
     """Score the same plain prompts with the same noise under each temporal attention.
 
-    `done` are the first of them, made with the attention `own` already.
+    `done` has, by attention, the first of them that are made already.
     """
     table = {}
     for mode in TEMPORAL_MODES if plain else ():
-        known = done[: len(plain)] if mode == own else []
+        known = done.get(mode, ())
         texts = [prompt.text for prompt in plain[len(known) :]]
         chosen = replace(settings, attention=mode)
         made = judge(model, texts, chosen, _SEED + len(known), processes, progress=progress) if texts else []

@@ -64,10 +64,13 @@ def _distinct(draw: Callable[[], Scene], count: int) -> list[Scene]:
     return list(scenes)
 
 
+def _single_scenes(rng: random.Random, count: int) -> list[Scene]:
+    """Draw different scenes of one plain object before a fixed camera."""
+    return _distinct(lambda: unseen_scene(rng, Mix(two=0.0, texture=0.0, camera=0.0)), count)
+
+
 def _plain(rng: random.Random, count: int) -> list[Prompt]:
-    mix = Mix(two=0.0, texture=0.0, camera=0.0)
-    scenes = _distinct(lambda: unseen_scene(rng, mix), count)
-    return [Prompt("plain", plain_caption(scene), scene) for scene in scenes]
+    return [Prompt("plain", plain_caption(scene), scene) for scene in _single_scenes(rng, count)]
 
 
 def _pairs(rng: random.Random, count: int) -> list[Prompt]:
@@ -134,8 +137,7 @@ _SENTENCES = (
 
 def _reworded(rng: random.Random, count: int) -> list[Prompt]:
     """Say scenes of one object in other sentences, and colour or shape in a form of its own word."""
-    scenes = _distinct(lambda: unseen_scene(rng, Mix(two=0.0, texture=0.0, camera=0.0)), count)
-    return [Prompt("reworded", _in_new_forms(scene, rng), scene) for scene in scenes]
+    return [Prompt("reworded", _in_new_forms(scene, rng), scene) for scene in _single_scenes(rng, count)]
 
 
 def _in_new_forms(scene: Scene, rng: random.Random) -> str:
@@ -188,8 +190,7 @@ _OTHER_MOTIONS = {motion: f"making its way {motion.replace(' ', ' and ')}wards" 
 
 def _strange(rng: random.Random, count: int) -> list[Prompt]:
     """Say scenes of one object in words of our own; each of its words is strange or a plain one, at random."""
-    scenes = _distinct(lambda: unseen_scene(rng, Mix(two=0.0, texture=0.0, camera=0.0)), count)
-    return [Prompt("strange", _in_strange_words(scene, rng), scene) for scene in scenes]
+    return [Prompt("strange", _in_strange_words(scene, rng), scene) for scene in _single_scenes(rng, count)]
 
 
 def _in_strange_words(scene: Scene, rng: random.Random) -> str:
