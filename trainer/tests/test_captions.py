@@ -107,8 +107,8 @@ def test_a_single_object_is_said_but_for_the_gaps(attribute: str, words: str) ->
     gaps = [one for one in said if attribute in one.missing]
     assert bool(gaps) == (attribute != "texture")
     assert not [one.text for one in gaps if says(one.text, words)]
-    # A typo may hide a word, in one caption of a hundred at the most.
-    hidden = [one.text for one in said if attribute not in one.missing and not says(one.text, words)]
+    # A typo may hide a word, in one caption of a hundred at the most; a new ending does not.
+    hidden = [one.text for one in said if attribute not in one.missing and not says(one.text, rf"(?:{words})\w*")]
     assert len(hidden) <= 0.01 * len(said), hidden[:5]
 
 

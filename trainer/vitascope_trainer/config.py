@@ -27,6 +27,8 @@ class Mixture(_Part):
     two: Share = 0.3
     texture: Share = 0.08
     camera: Share = 0.07
+    pattern: Share = 0.28
+    """Of stripes, checkerboards and dots among the backgrounds."""
     later: Share = 0.0
     """Share of the clips that begin part-way through their motion."""
     later_from: tuple[float, float] = (0.25, 1.0)

@@ -94,7 +94,7 @@ def vita_mini_2() -> Recipe:
 
 
 def vita_mini_3() -> Recipe:
-    """Make the model that Vitascope ships: go on from a vita-mini-2 (init_from), decoder first, on larger pictures."""
+    """Go on from a vita-mini-2 (init_from), decoder first, on larger pictures: what vita-mini-4 goes on from."""
     first = vita_mini_2()
     return first.model_copy(
         update={
@@ -146,6 +146,49 @@ def vita_mini_3() -> Recipe:
                     TrainingBucket(size="96x64", num_frames=17, weight=0.4, num_clips=1_200),
                     TrainingBucket(size="64x96", num_frames=17, weight=0.4, num_clips=1_200),
                 ),
+            ),
+        }
+    )
+
+
+def vita_mini_4() -> Recipe:
+    """Make the model that Vitascope ships: go on from a vita-mini-3 (init_from) on 128x128 and more patterns."""
+    before = vita_mini_3()
+    return before.model_copy(
+        update={
+            "name": "vita-mini-4",
+            "card": {
+                **before.card,
+                "id": "vita-mini-4",
+                "title": "Vita mini 4",
+                "sizes": ["128x128", "96x96", "64x64", "128x96", "96x128", "96x64", "64x96"],
+                "defaults": {**_DEFAULTS, "size": "128x128", "shift": 4.0},
+            },
+            "data": WorldData(
+                vae=_VAE_MIXTURE.model_copy(update={"pattern": 0.45}),
+                dit=Mixture(two=0.45, texture=0.1, camera=0.12, pattern=0.4, later=0.08, later_from=(0.25, 1.0)),
+            ),
+            "vae": before.vae.model_copy(
+                update={"steps": 2400, "sides_px": (64, 96, 128, 128, 128), "learning_rate": 1e-3, "decay_share": 0.9}
+            ),
+            "dit": before.dit.model_copy(
+                update={
+                    "steps": 1800,
+                    "learning_rate": 7e-4,
+                    "muon_learning_rate": 1.4e-3,
+                    "decay_share": 0.8,
+                    "buckets": (
+                        TrainingBucket(size="128x128", num_frames=17, weight=5.0, num_clips=8_500),
+                        TrainingBucket(size="128x128", num_frames=25, weight=2.5, num_clips=3_500),
+                        TrainingBucket(size="128x128", num_frames=33, weight=1.5, num_clips=1_600),
+                        TrainingBucket(size="96x96", num_frames=17, weight=1.5, num_clips=3_500),
+                        TrainingBucket(size="96x96", num_frames=33, weight=0.4, num_clips=800),
+                        TrainingBucket(size="64x64", num_frames=17, weight=0.5, num_clips=1_500),
+                        TrainingBucket(size="64x64", num_frames=49, weight=0.2, num_clips=500),
+                        TrainingBucket(size="128x96", num_frames=17, weight=0.4, num_clips=1_000),
+                        TrainingBucket(size="96x128", num_frames=17, weight=0.4, num_clips=1_000),
+                    ),
+                }
             ),
         }
     )
@@ -218,6 +261,7 @@ def tiny() -> Recipe:
 RECIPES: Mapping[str, Callable[[], Recipe]] = {
     "vita-mini-2": vita_mini_2,
     "vita-mini-3": vita_mini_3,
+    "vita-mini-4": vita_mini_4,
     "tiny": tiny,
 }
 

@@ -216,7 +216,7 @@ class Stages:
                 held_out = None
             return train_on, held_out
         mixture: Mixture = recipe.data.vae if stage == "vae" else recipe.data.dit
-        mix = Mix(two=mixture.two, texture=mixture.texture, camera=mixture.camera)
+        mix = Mix(two=mixture.two, texture=mixture.texture, camera=mixture.camera, pattern=mixture.pattern)
         return (
             WorldSource(recipe.seed, mix, mixture.later, mixture.later_from),
             WorldSource(recipe.seed, mix, held_out=True),

@@ -6,12 +6,12 @@ A caption may leave an attribute out; it then names the gap, so that nothing is 
 from __future__ import annotations
 
 import random
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from vitascope_trainer.world.scenes import OPPOSITE, Scene, Thing
+from vitascope_trainer.world.telling import bent, made_up, told_background, told_motion, told_object, with_aside
 from vitascope_trainer.world.words import (
     ANY_SHAPE,
     BACKGROUND_WORDS,
@@ -39,6 +39,8 @@ from vitascope_trainer.world.words import (
 
 MAX_WORDS = 36
 """No caption is longer."""
+_TOLD_SINGLE, _TOLD_PAIR = 0.35, 0.2
+"""Shares of the scenes without a gap that are told in loose sentences."""
 
 _Item = TypeVar("_Item")
 
@@ -96,7 +98,10 @@ def caption(scene: Scene, rng: random.Random) -> Caption:
         return Caption(plain_caption(scene), frozenset())
     while True:
         gap = _any_gap(scene, rng) if chance() < 0.25 else ""
-        said = _say_pair(scene, rng, gap) if len(scene.things) == 2 else _say_single(scene, rng, gap)
+        if not gap and chance() < (_TOLD_SINGLE if len(scene.things) == 1 else _TOLD_PAIR):
+            said = _tell(scene, rng)
+        else:
+            said = _say_pair(scene, rng, gap) if len(scene.things) == 2 else _say_single(scene, rng, gap)
         text = _with_camera(said.text, scene.camera, rng)
         if chance() < 0.2:
             text = f"{_pick(rng, PREFIXES if said.begins_with_noun and text.startswith(said.text) else TITLES)} {text}"
@@ -233,6 +238,22 @@ def _say_single(scene: Scene, rng: random.Random, gap: str) -> _Said:
         text, stays_first = _with_background(text, is_finite, scene.background, rng)
         begins_with_noun = begins_with_noun and stays_first
     return _Said(text, missing, begins_with_noun)
+
+
+def _tell(scene: Scene, rng: random.Random) -> _Said:
+    """Say a scene in loose sentences."""
+    if len(scene.things) == 2:
+        text, missing, _ = (
+            _two_alike(scene.things[0], rng, "") if scene.relation == "beside" else _two_different(scene, rng, "")
+        )
+    else:
+        (thing,) = scene.things
+        is_size_missing = thing.size != "unsaid" and rng.random() < 0.1
+        missing = frozenset(("size",) if is_size_missing else ())
+        size = "" if thing.size == "unsaid" or is_size_missing else _pick(rng, SIZE_WORDS[thing.size])
+        text = f"{told_object(thing, size, rng)} {told_motion(thing.motion, rng)}"
+    text = told_background(text, scene.background, rng)
+    return _Said(with_aside(text, rng) if rng.random() < 0.2 else text, missing, False)
 
 
 def _with_background(text: str, is_finite: bool, background: str, rng: random.Random) -> tuple[str, bool]:
@@ -408,13 +429,13 @@ def _with_camera(text: str, camera: str, rng: random.Random) -> str:
 
 
 def _with_noise(text: str, rng: random.Random) -> str:
-    """Add what people type beside the point: a made-up word, a typo, capitals, a full stop."""
+    """Add what people type beside the point: a made-up word, a typo, a new ending, capitals, a full stop."""
     draw = rng.random()
     if draw < 0.06:
         words = text.split(" ")
-        made_up = "".join(rng.choices(string.ascii_lowercase, k=3 + int(rng.random() * 6)))
-        if made_up not in KEPT_OUT:
-            words.insert(int(rng.random() * (len(words) + 1)), made_up)
+        word = made_up(rng, 3, 8)
+        if word not in KEPT_OUT:
+            words.insert(int(rng.random() * (len(words) + 1)), word)
         text = " ".join(words)
     elif draw < 0.09:
         words = text.split(" ")
@@ -425,6 +446,12 @@ def _with_noise(text: str, rng: random.Random) -> str:
             cut = 1 + int(rng.random() * (len(word) - 3))
             words[place] = word[:cut] + word[cut + 1] + word[cut] + word[cut + 2 :]
             text = " ".join(words)
-    elif draw < 0.14:
+    elif draw < 0.11:
+        words = text.split(" ")
+        place = int(rng.random() * len(words))
+        if len(words[place]) > 3 and words[place].isalpha():
+            words[place] = bent(words[place], rng)
+            text = " ".join(words)
+    elif draw < 0.15:
         text = (text.capitalize(), text.upper(), text.title(), text.capitalize())[int(rng.random() * 4)]
     return f"{text}." if rng.random() < 0.06 else text

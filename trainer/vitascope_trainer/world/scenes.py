@@ -183,22 +183,24 @@ class Mix:
     two: float = 0.3
     texture: float = 0.1
     camera: float = 0.08
+    pattern: float = 0.28
+    """Share of the backgrounds; of the others five in six are flat."""
 
 
 def random_scene(rng: random.Random, held_out: bool | None = False, mix: Mix = Mix()) -> Scene:
     """Draw a possible scene; `held_out` None takes either side of the split."""
     has_two = rng.random() < mix.two
     while True:
-        scene = _any_pair(rng) if has_two else _any_single(rng, mix)
+        scene = _any_pair(rng, mix) if has_two else _any_single(rng, mix)
         if scene.is_possible and (held_out is None or scene.is_held_out == held_out):
             return scene
 
 
-def _any_background(rng: random.Random) -> str:
+def _any_background(rng: random.Random, pattern: float) -> str:
     kind = rng.random()
-    if kind < 0.6:
+    if kind < (1.0 - pattern) * 5 / 6:
         return rng.choice(list(FLAT))
-    if kind < 0.72:
+    if kind < 1.0 - pattern:
         return rng.choice(list(GRADIENTS))
     palette = rng.choice(("", "", *PALETTES))
     return f"{palette} {rng.choice(PATTERNS)}".strip()
@@ -213,16 +215,16 @@ def _any_single(rng: random.Random, mix: Mix) -> Scene:
         size=rng.choices(SIZES, (35, 35, 30))[0],
         texture=rng.choice(TEXTURES[1:]) if rng.random() < mix.texture else "plain",
     )
-    return Scene((thing,), _any_background(rng), camera=rng.choice(CAMERAS[1:]) if has_camera else "fixed")
+    return Scene((thing,), _any_background(rng, mix.pattern), camera=rng.choice(CAMERAS[1:]) if has_camera else "fixed")
 
 
-def _any_pair(rng: random.Random) -> Scene:
+def _any_pair(rng: random.Random, mix: Mix) -> Scene:
     relation = rng.choice(RELATIONS)
     motion = rng.choice(PAIR_MOTIONS)
     sizes = ("unsaid", "unsaid", "small", "large")
     first = Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)), motion, rng.choice(sizes))
     if relation == "beside":
-        return Scene((first, first), _any_background(rng), relation)
+        return Scene((first, first), _any_background(rng, mix.pattern), relation)
     other = "still" if rng.random() < 0.35 else motion
     second = Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)), other, rng.choice(sizes))
-    return Scene((first, second), _any_background(rng), relation)
+    return Scene((first, second), _any_background(rng, mix.pattern), relation)

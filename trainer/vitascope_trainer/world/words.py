@@ -226,6 +226,8 @@ class _Background(NamedTuple):
     """ "on a dark blue background" """
     tags: tuple[str, ...]
     """ "dark blue background", "the background is dark blue" """
+    alone: tuple[str, ...]
+    """ "dark blue", "blue stripes", "a checkerboard" """
 
 
 def _background(background: str) -> _Background:
@@ -236,7 +238,7 @@ def _background(background: str) -> _Background:
     tags = [phrase.partition(" ")[2] for phrase in named]
     if background in FLAT:
         tags += [f"{verb} {word}" for word in alone for verb in ("the background is", "background:")]
-    return _Background(tuple(named), tuple(places), tuple(tags))
+    return _Background(tuple(named), tuple(places), tuple(tags), tuple(alone))
 
 
 BACKGROUND_WORDS = {background: _background(background) for background in BACKGROUNDS}
@@ -303,5 +305,29 @@ SUFFIXES = (
     "flat colors", "flat colours", "please", "best quality", "minimalist", "looping animation", "2d animation",
     "flat design", "very detailed", "clean", "slowly",
 )  # fmt: skip
-KEPT_OUT = frozenset(("orb", "cerulean", "plum", "ruby", "wheel", "whirls", "swells", "ascends"))
-"""Words that a made-up word shall not be, as others ask for them."""
+OPENINGS = (
+    "one can see that", "look,", "look how", "you can see that", "in this film", "there was a day when", "today",
+    "suddenly", "in the beginning", "picture this:", "suppose", "here", "and so", "somebody drew how", "what if",
+    "on a quiet day", "I dreamt that", "it is time:", "make it so that", "could you show that", "the story goes:",
+    "far away", "nothing happens, only", "see,", "this is what happens:", "let us say", "in the first shot",
+)  # fmt: skip
+"""How a loose sentence may begin."""
+MANNERS = (
+    "all the time", "again", "happily", "calmly", "quietly", "without a pause", "for a while", "as usual", "slowly",
+    "by itself", "all alone", "once more", "evenly", "quite nicely", "now", "as if in a dream", "for no reason",
+)  # fmt: skip
+SURFACES = (
+    "background", "background", "backdrop", "wall", "wall behind it", "rest", "rest of the picture", "area around it",
+    "space behind it", "canvas", "screen", "scene", "whole frame", "floor", "paper", "room", "stage", "back", "sky",
+    "surface below it", "world around it", "picture", "view",
+)  # fmt: skip
+"""What a loose sentence calls the background."""
+ASIDES = (
+    "really", "very much", "of course,", "I think,", "as it were,", "so to speak,", "kind of", "perhaps", "indeed,",
+    "you know,", "for example,", "as always,", "right there", "by the way,", "more or less", "if you can,",
+)  # fmt: skip
+ENDINGS = ("y", "ly", "ed", "en", "some", "ful", "oid", "esque", "form", "ness", "wise", "ic", "al", "ing", "ie", "let")
+"""What turns a known word into one that is not in these tables; what stays is its stem."""
+KEPT_OUT_ENDINGS = ("ish", "like", "er", "age", "wth", "ular", "zaggy")
+KEPT_OUT = frozenset(("orb", "cerulean", "plum", "ruby", "wheel", "whirls", "swells", "ascends", "orbital"))
+"""Words, and endings, that no made-up word shall have, as others ask for them."""
