@@ -16,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from vitascope_models.conditioning import first_frame
 from vitascope_models.load import random_weights
 from vitascope_models.sampling import Guidance
 from vitascope_trainer.evaluation.__main__ import app as evaluation_app
@@ -24,6 +25,7 @@ from vitascope_trainer.evaluation.classifier import app as classifier_app
 from vitascope_trainer.evaluation.classifier import load as load_classifier
 from vitascope_trainer.evaluation.crops import turning
 from vitascope_trainer.evaluation.fidelity import psnr_db, ssim
+from vitascope_trainer.evaluation.given import WAYS
 from vitascope_trainer.evaluation.judging import Judged, Report, gate, judge, rotated, score_sets
 from vitascope_trainer.evaluation.loading import load_model, seconds_per_clip, settings_of
 from vitascope_trainer.evaluation.objects import Part
@@ -39,7 +41,7 @@ from vitascope_trainer.evaluation.prompts import (
 )
 from vitascope_trainer.evaluation.report import BEGIN, END, as_json, as_markdown, fill, sheet_bytes, with_scores
 from vitascope_trainer.evaluation.scoring import Rate, agreement, score
-from vitascope_trainer.generation import Settings, generate
+from vitascope_trainer.generation import Given, Settings, generate
 from vitascope_trainer.world.captions import caption
 from vitascope_trainer.world.drawing import background_image, render
 from vitascope_trainer.world.scenes import BACKGROUNDS, MOTIONS, RELATIONS, Mix, Scene, Thing, random_scene
@@ -64,10 +66,10 @@ def test_real_clips_are_read_rightly_and_wrong_labels_are_noticed(side: int, num
     rng = random.Random(1)
     readings = [read(render(scene, num_frames, side, side, rng)[0]) for scene in scenes]
     right = score(readings, scenes)
-    for name in ("count", "colour", "motion", "background", "shape"):
+    for name in ("count", "colour", "motion", "background", "shape", "size", "texture", "relation", "binding"):
         assert right[name].share >= 0.98 or right[name].num_right >= right[name].num_asked - 1, (name, right)
     wrong = score(readings, rotated(scenes))
-    assert all(wrong[name].share <= 0.4 for name in ("colour", "motion", "background", "shape")), wrong
+    assert all(wrong[name].share <= 0.25 for name in ("colour", "motion", "background", "shape", "binding")), wrong
     assert wrong["all four"].num_right == 0
 
 
@@ -253,6 +255,29 @@ def test_of_strange_words_one_at_least_is_like_none_that_training_says(said: set
             assert any(len(word) > 2 and word[:4] not in beginnings for word in phrase.split()), phrase
 
 
+def test_pairs_are_unseen_in_what_binding_asks_and_written_prompts_in_their_objects() -> None:
+    prompts = all_prompts()
+    assert all(prompt.scene.is_held_out_pair for prompt in prompts if prompt.kind == "pairs")
+    written = [prompt for prompt in prompts if prompt.kind == "written"]
+    assert len(written) == SETS["written"] == 48
+    assert all(prompt.is_unseen and prompt.scene.is_possible for prompt in written)
+
+
+def test_frames_that_are_given_are_kept_whatever_the_model_draws(tmp_path: Path) -> None:
+    folder = _untrained_model(tmp_path / "model")
+    model = load_model(folder)
+    settings = settings_of(model.card, "64x64", 9, 1)
+    real, _ = render(Scene((Thing("circle", "red", "right"),), "gray"), 9, 64, 64, random.Random(5))
+    shape = model.vae.latent_shape(9, 64, 64)
+    with torch.no_grad():
+        guide = first_frame(model.vae, torch.from_numpy(real[0]), shape)
+        decoded = next(model.vae.decode_stream(guide.clean_CTHW[None, :, :1])).numpy()
+    (clip,) = generate(model, ["a blue star"], [0], settings, given=Given(guide))
+    assert np.array_equal(clip[0], decoded[0])
+    (free,) = generate(model, ["a blue star"], [0], settings)
+    assert not np.array_equal(free[0], decoded[0])
+
+
 def test_wilsons_interval_matches_the_published_example() -> None:
     low, high = Rate(81, 263).interval  # Newcombe 1998, table I
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
@@ -363,7 +388,7 @@ def test_a_model_is_scored_by_the_command_and_its_card_says_how(tmp_path: Path) 
     folder, out = _untrained_model(tmp_path / "model"), tmp_path / "docs"
     before = yaml.safe_load((folder / "card.yaml").read_text())
     cheap = ["--size", "64x64", "--frames", "5", "--steps", "1", "--processes", "1", "--vae-count", "1"]
-    few = ["--count", "6", "--empty-count", "1", "--attention-count", "3"]
+    few = ["--count", "7", "--empty-count", "1", "--attention-count", "3", "--format-count", "1", "--given-count", "1"]
     command = [str(folder), *cheap, *few, "--out", str(out)]
     assert CliRunner().invoke(evaluation_app, command).exit_code == 0
     assert yaml.safe_load((folder / "card.yaml").read_text()) == before
@@ -371,6 +396,9 @@ def test_a_model_is_scored_by_the_command_and_its_card_says_how(tmp_path: Path) 
     assert found.exit_code == 0, found.output
     after = yaml.safe_load((folder / "card.yaml").read_text())
     report = json.loads((out / "evaluation.json").read_text())
+    assert set(report["given"]) == set(WAYS)
+    assert report["given"]["first frame"]["rates"]["all four"]["asked"] == 1
+    assert all(name in "".join(report["formats"]) for name in ("frames, heun, 1 steps", "rk4", "ddim"))
     assert after["evaluation"]["size"] == "64x64"
     assert after["evaluation"]["plain"]["shape"] == report["sets"]["plain"]["shape"]["share"]
     assert after["evaluation"]["vae_psnr_db"].keys() == {"64", "96", "128"}

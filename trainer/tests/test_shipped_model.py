@@ -8,11 +8,15 @@ import pytest
 import torch
 
 from vitascope_models.sampling import size_shift
+from vitascope_trainer.evaluation.given import continued
 from vitascope_trainer.evaluation.judging import gate
 from vitascope_trainer.evaluation.loading import load_model, settings_of
+from vitascope_trainer.evaluation.probe import read
+from vitascope_trainer.evaluation.scoring import score
 from vitascope_trainer.generation import generate
 from vitascope_trainer.sources import Bucket
 from vitascope_trainer.train_dit import tokens_per_frame
+from vitascope_trainer.world.scenes import Scene, Thing
 
 pytestmark = pytest.mark.model
 
@@ -29,8 +33,28 @@ def one_thread() -> Iterator[None]:
 
 
 def test_32_held_out_prompts_come_out_right() -> None:
-    least = {"colour": 0.95, "background": 0.95, "motion": 0.95, "shape": 0.85}
+    least = {"colour": 0.95, "background": 0.95, "motion": 0.95, "shape": 0.85, "count": 0.9}
     assert gate(FOLDER, least, num_frames=17, num_steps=NUM_STEPS) == {}
+
+
+def test_the_demo_shows_what_its_prompt_says() -> None:
+    model = load_model(FOLDER)
+    prompt = "a small green star bouncing on a striped background"
+    scene = Scene((Thing("star", "green", "bounce", "small"),), "stripes")
+    clips = generate(model, [prompt] * 3, range(3), settings_of(model.card, num_steps=NUM_STEPS))
+    rates = score([read(clip) for clip in clips], [scene] * 3)
+    assert all(rates[name].num_right == 3 for name in ("background", "motion", "count", "colour")), rates
+    assert rates["shape"].num_right >= 2, rates
+
+
+@pytest.mark.parametrize("way", ["first frame", "beginning"])
+def test_what_is_given_is_continued(way: str) -> None:
+    settings = settings_of(load_model(FOLDER).card, num_frames=17, num_steps=NUM_STEPS)
+    made = [continued(FOLDER, way, settings, index) for index in range(4)]
+    rates = score([each.reading for each in made], [each.scene for each in made])
+    assert all(rates[name].num_right >= 3 for name in ("background", "motion", "colour")), rates
+    # A clip that began anew would be as far from the given one as any two of the same scene: about 15 dB.
+    assert all(each.next_db > 18.0 for each in made), [each.next_db for each in made]
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:

@@ -258,6 +258,18 @@ def test_two_runs_do_not_write_to_one_folder(encoded: Path) -> None:
     assert CliRunner().invoke(app, command).exit_code == 0
 
 
+def test_torchrun_trains_in_two_processes_of_which_the_first_holds_the_folder(encoded: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command = [*torchrun, "vitascope_trainer", "dit", "tiny", "--out", str(encoded), "--steps", "11", *options()]
+    with sole_writer(encoded):
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert refused.returncode != 0
+    assert "Another run writes to" in refused.stderr
+    assert not (encoded / "dit").exists()
+    subprocess.run(command, capture_output=True, timeout=300, check=True)
+    assert int(read_state(encoded / "dit" / "checkpoint.safetensors")["num_steps"]) == 11
+
+
 def test_ctrl_c_tells_how_to_resume(encoded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = DitTask.loss
 

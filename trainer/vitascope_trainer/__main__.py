@@ -15,7 +15,7 @@ from rich.console import Console
 
 from vitascope_common.errors import ConfigurationError, UnavailableError, VitascopeError
 from vitascope_trainer.config import FolderData, Recipe, overridden
-from vitascope_trainer.launch import launch, sole_writer
+from vitascope_trainer.launch import LAUNCHED, launch, sole_writer
 from vitascope_trainer.recipes import RECIPES, recipe_named
 
 app = typer.Typer(
@@ -176,8 +176,9 @@ def _run(
                 )
         with sole_writer(out):
             raise typer.Exit(launch(command, num_processes, os.environ))
-    # Of several processes the one that launched them holds the folder.
-    is_writer = stage in ("vae", "latents", "dit", "all") and "WORLD_SIZE" not in os.environ
+    # Of several processes the one that launched them holds the folder, or, under torchrun, the first of them.
+    is_first = os.environ.get("RANK", "0") == "0" and LAUNCHED not in os.environ
+    is_writer = stage in ("vae", "latents", "dit", "all") and is_first
     with sole_writer(out) if is_writer else contextlib.nullcontext():
         _run_stages(stage, recipe, out, command, model, sheet_path)
 

@@ -20,6 +20,8 @@ from vitascope_common.errors import ConflictError, UnavailableError
 from vitascope_common.files import make_folder
 from vitascope_common.process import dying_with_parent
 
+LAUNCHED = "VITASCOPE_TRAIN_LAUNCHED"
+"""In the environment of processes whose launcher holds the run's folder."""
 _GRACE_S = 60.0
 """How long a process may take to stop after another has failed."""
 
@@ -54,6 +56,7 @@ def launch(command: Sequence[str], num_processes: int, environment: Mapping[str,
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num_processes)}
+    shared[LAUNCHED] = "1"
     wrapped = dying_with_parent([sys.executable, "-m", "vitascope_trainer", *command])
     children = [
         subprocess.Popen(wrapped, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True)

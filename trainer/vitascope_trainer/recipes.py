@@ -177,6 +177,7 @@ def vita_mini_4() -> Recipe:
                     "learning_rate": 7e-4,
                     "muon_learning_rate": 1.4e-3,
                     "decay_share": 0.8,
+                    "ema": 0.998,
                     "buckets": (
                         TrainingBucket(size="128x128", num_frames=17, weight=5.0, num_clips=8_500),
                         TrainingBucket(size="128x128", num_frames=25, weight=2.5, num_clips=3_500),

@@ -22,6 +22,8 @@ from vitascope_trainer.world.scenes import Mix, Scene, random_scene
 
 Bytes = NDArray[np.uint8]
 
+_NUM_SCENES, _NUM_CLIPS = 256, 8  # that a fingerprint covers
+
 
 @dataclass(frozen=True)
 class Bucket:
@@ -106,9 +108,11 @@ class WorldSource:
         return Said(words.text, attributes_of(scene, words.missing))
 
     def fingerprint(self, bucket: Bucket) -> str:
-        """Hash what decides the clips, and one of them, so that another way of drawing has another name."""
+        """Hash what decides the clips, many scenes and some clips, so that other ways to choose or draw have others."""
         digest = hashlib.sha256(f"{self!r} {bucket}".encode())
-        digest.update(self.clip(0, bucket).frames_THWC.tobytes())
+        digest.update(repr([self._scene(index, bucket)[0] for index in range(_NUM_SCENES)]).encode())
+        for index in range(_NUM_CLIPS):
+            digest.update(self.clip(index, bucket).frames_THWC.tobytes())
         return digest.hexdigest()
 
     def _scene(self, index: int, bucket: Bucket) -> tuple[Scene, random.Random]:

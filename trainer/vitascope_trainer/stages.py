@@ -80,7 +80,9 @@ class Stages:
         source, held_out = self._sources("vae")
         vae = self._new(VAE, "vae")
         if recipe.vae.steps == 0:
-            self._write_result("vae", vae.state_dict(), settings, {}, 0)
+            if self._group.is_first:
+                self._write_result("vae", vae.state_dict(), settings, {}, 0)
+            self._group.wait()
             return
         task = VaeTask(vae, recipe.vae, source, held_out, recipe.seed, self._group.device, self._dtype)
         trained = train(task, settings, self._out / "vae", recipe.run, self._group, self._reporter)

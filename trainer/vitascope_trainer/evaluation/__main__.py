@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,9 @@ import torch
 import typer
 
 from vitascope_common.errors import VitascopeError
+from vitascope_common.registry_cards import ModelCard
 from vitascope_models.attention import TEMPORAL_MODES
+from vitascope_trainer.evaluation.given import WAYS, judge_given
 from vitascope_trainer.evaluation.judging import (
     Judged,
     Report,
@@ -23,7 +26,7 @@ from vitascope_trainer.evaluation.judging import (
     vae_fidelity,
 )
 from vitascope_trainer.evaluation.loading import check, load_model, seconds_per_clip, settings_of
-from vitascope_trainer.evaluation.prompts import SETS, Prompt, all_prompts
+from vitascope_trainer.evaluation.prompts import SETS, Prompt, all_prompts, plain_prompts
 from vitascope_trainer.evaluation.report import as_json, as_markdown, fill, sheet_bytes, with_scores
 from vitascope_trainer.evaluation.scoring import Rate, score
 from vitascope_trainer.export import read_card, write_card
@@ -32,6 +35,8 @@ from vitascope_trainer.generation import Settings
 _SEED = 1_000
 _NUM_TIMED = 3
 _VAE_SIDES = (64, 96, 128)
+_SHORT_FRAMES = 17
+_EVALUATIONS = {"heun": 2, "rk4": 4}  # of the model in a step
 
 app = typer.Typer(add_completion=False)
 
@@ -48,7 +53,13 @@ def evaluate(
     attention: Annotated[str | None, typer.Option(help="full, causal or window; the card's if not given.")] = None,
     attention_count: Annotated[
         int, typer.Option(help="Plain prompts for the comparison of the three attentions; 0 leaves it out.", min=0)
-    ] = 32,
+    ] = 64,
+    format_count: Annotated[
+        int, typer.Option(help="Plain prompts for each other size, length and solver of the card; 0: none.", min=0)
+    ] = 12,
+    given_count: Annotated[
+        int, typer.Option(help="Clips for each way to give frames: a first one, first and last, …; 0: none.", min=0)
+    ] = 12,
     empty_count: Annotated[int, typer.Option(help="Clips of the empty prompt, a control.", min=1)] = 32,
     vae_count: Annotated[int, typer.Option(help="Clips for the VAE's PSNR and SSIM; 0 leaves it out.", min=0)] = 24,
     processes: Annotated[int, typer.Option(help="One-thread processes; 2 for two cores.", min=1)] = 2,
@@ -73,9 +84,13 @@ def evaluate(
         typer.echo(error.message, err=True)
         raise typer.Exit(2) from error
     prompts = all_prompts(count or None)
-    plain = [prompt for prompt in all_prompts() if prompt.kind == "plain"][:attention_count]
+    plain = plain_prompts(attention_count)
     num_done = min(len(plain), sum(prompt.kind == "plain" for prompt in prompts))
-    progress = _Progress(len(prompts) + empty_count + len(TEMPORAL_MODES) * len(plain) - num_done)
+    formats = _formats(loaded.card, settings) if format_count else {}
+    progress = _Progress(
+        *(len(prompts), empty_count, len(TEMPORAL_MODES) * len(plain) - num_done),
+        *(len(formats) * format_count, len(WAYS) * given_count),
+    )
     judged = judge(model, [prompt.text for prompt in prompts], settings, _SEED, processes, progress=progress)
     # Plain prompts come first, so those of the comparison that are done had the seeds that it would give them.
     done = {settings.attention or loaded.card.attention.temporal: judged[:num_done]}
@@ -85,6 +100,11 @@ def evaluate(
         sets=score_sets(judged, prompts),
         controls=controls(model, judged, prompts, settings, empty_count, processes, progress),
         attention=_by_attention(model, settings, plain, done, processes, progress),
+        formats={
+            name: _plain_rates(model, plain_prompts(format_count), each, processes, progress)
+            for name, each in formats.items()
+        },
+        given=judge_given(model, settings, given_count, processes, progress),
         consistency=consistency([each.reading for each in judged]),
         fidelity={str(side): vae_fidelity(loaded.vae, side, vae_count) for side in _VAE_SIDES if vae_count},
         seconds_per_clip=seconds_per_clip(loaded, [prompt.text for prompt in prompts[:_NUM_TIMED]], settings),
@@ -99,6 +119,29 @@ def evaluate(
     if card:
         write_card(model, with_scores(read_card(model), report))
     typer.echo(f"\n{tables}")
+
+
+def _formats(card: ModelCard, settings: Settings) -> dict[str, Settings]:
+    """Give the card's other sizes, its longest clip, and its other solvers with as many evaluations per clip."""
+    short = _SHORT_FRAMES
+    smallest = min(card.sizes, key=lambda size: prod(map(int, size.split("x"))))
+    longest = max(card.num_frames.values())
+    own = f"{settings.width_px}x{settings.height_px}"
+    formats = {f"{size}, {short} frames": settings_of(card, size, short) for size in card.sizes if size != own}
+    formats[f"{smallest}, {longest} frames"] = settings_of(card, smallest, longest)
+    for solver in card.solvers:
+        if solver != settings.solver:
+            steps = max(1, settings.num_steps // _EVALUATIONS.get(solver, 1))
+            name = f"{own}, {short} frames, {solver}, {steps} steps"
+            formats[name] = replace(settings, num_frames=short, solver=solver, num_steps=steps)
+    return formats
+
+
+def _plain_rates(
+    model: Path, prompts: Sequence[Prompt], settings: Settings, processes: int, progress: _Progress
+) -> dict[str, Rate]:
+    judged = judge(model, [prompt.text for prompt in prompts], settings, _SEED, processes, progress=progress)
+    return score([each.reading for each in judged], [prompt.scene for prompt in prompts])
 
 
 def _by_attention(
@@ -136,8 +179,8 @@ def _sheet(judged: Sequence[Judged], prompts: Sequence[Prompt], num_rows: int = 
 class _Progress:
     """Says on one line how many clips are done and how long the rest will take."""
 
-    def __init__(self, total: int) -> None:
-        self._total, self._done, self._began = total, 0, time.monotonic()
+    def __init__(self, *counts: int) -> None:
+        self._total, self._done, self._began = sum(counts), 0, time.monotonic()
 
     def __call__(self, num_clips: int) -> None:
         self._done += num_clips

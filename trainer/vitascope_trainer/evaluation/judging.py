@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +15,10 @@ from numpy.typing import NDArray
 from vitascope_models.sampling import Guidance
 from vitascope_models.vae import VAE, from_uint8
 from vitascope_trainer.evaluation.fidelity import psnr_db, ssim
-from vitascope_trainer.evaluation.loading import Model, load_model, settings_of
+from vitascope_trainer.evaluation.given import Kept
+from vitascope_trainer.evaluation.loading import loaded, settings_of, workers
 from vitascope_trainer.evaluation.probe import Reading, read
-from vitascope_trainer.evaluation.prompts import Prompt, all_prompts, unseen_scene
+from vitascope_trainer.evaluation.prompts import Prompt, plain_prompts, unseen_scene
 from vitascope_trainer.evaluation.scoring import Rate, score
 from vitascope_trainer.generation import Settings, generate
 from vitascope_trainer.world.drawing import render
@@ -59,7 +58,7 @@ def judge(
             found[begin] = _judged(folder, chosen, seed + begin, settings)
             progress(len(chosen))
     else:
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _one_thread) as pool:
+        with workers(processes) as pool:
             begun = {pool.submit(_judged, folder, chosen, seed + begin, settings): begin for begin, chosen in tasks}
             left = set(begun)
             while left:
@@ -70,17 +69,8 @@ def judge(
     return [each for begin, _ in tasks for each in found[begin]]
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@lru_cache(maxsize=1)
-def _loaded(folder: Path) -> Model:
-    return load_model(folder)
-
-
 def _judged(folder: Path, texts: list[str], seed: int, settings: Settings) -> list[Judged]:
-    clips = generate(_loaded(folder), texts, range(seed, seed + len(texts)), settings, batch=len(texts))
+    clips = generate(loaded(folder), texts, range(seed, seed + len(texts)), settings, batch=len(texts))
     return [Judged(read(clip), _thumbnails(clip)) for clip in clips]
 
 
@@ -112,6 +102,10 @@ class Report:
     seconds_per_clip: float = 0.0
     """Of one clip by itself, made with `num_threads` threads."""
     num_threads: int = 1
+    formats: Mapping[str, Mapping[str, Rate]] = field(default_factory=dict)
+    """By other sizes, lengths and solvers, on the first plain prompts."""
+    given: Mapping[str, Kept] = field(default_factory=dict)
+    """By what is given besides the prompt."""
 
     @property
     def attention_allowed(self) -> tuple[str, ...]:
@@ -216,8 +210,8 @@ def gate(
 
     Empty: the model passes. `least` names attributes of `scoring.agreement` and the share that each needs.
     """
-    settings = settings_of(_loaded(folder).card, size, num_frames, num_steps)
-    prompts = [prompt for prompt in all_prompts() if prompt.kind == "plain"][:count]
+    settings = settings_of(loaded(folder).card, size, num_frames, num_steps)
+    prompts = plain_prompts(count)
     judged = judge(folder, [prompt.text for prompt in prompts], settings, seed=500)
     rates = score([each.reading for each in judged], [prompt.scene for prompt in prompts])
     return {name: (rates[name].share, want) for name, want in least.items() if rates[name].share < want}

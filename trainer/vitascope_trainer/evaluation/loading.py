@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+
+import torch
 
 from vitascope_common.errors import ConfigurationError
 from vitascope_common.registry_cards import ModelCard, load_card
@@ -61,6 +66,17 @@ def load_model(folder: Path) -> Model:
         raise ConfigurationError(f"{folder} is a {card.kind} model; only models that make clips can be judged.")
     values = card.model_dump(mode="json")
     return Model(load_text_encoder(folder, values), load_dit(folder, values), load_vae(folder, values), card)
+
+
+@lru_cache(maxsize=1)
+def loaded(folder: Path) -> Model:
+    """Give a model folder, loaded once in a process."""
+    return load_model(folder)
+
+
+def workers(processes: int) -> ProcessPoolExecutor:
+    """Give processes of one thread each: on a few cores they are faster than one process of several."""
+    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
 
 
 def check(model: Model, settings: Settings) -> None:

@@ -53,7 +53,6 @@ def find_parts(video_THWC: Array, backdrop: Backdrop) -> list[Part]:
     inner = eroded(mask, pixel)
     if inner.sum() < 0.25 * mask.sum():
         inner = mask
-    nearest = _nearest(video_THWC[inner])
     nearest = np.bincount(_nearest(video_THWC[inner]), minlength=len(_PALETTE)).reshape(2, -1)
     base, tone = nearest / max(1, nearest.sum())
     first = int(np.argmax(base + np.minimum(tone, base)))

@@ -1,13 +1,13 @@
 """The prompts that a model is judged by, each with the scene that it asks for.
 
-Six sets, the same for the same seed: `plain` says unseen combinations of one object in the plainest words; `reworded`
-says them in sentences that training never uses, with new forms of words that it knows; `strange` in words that share
-no stem with any that it knows; `pairs` are two objects that training never showed together; `confusable` are minimal
+Seven sets, the same for the same seed: `plain` says unseen combinations of one object in the plainest words;
+`written` are the words of people who did not know the training grammar; `reworded` are sentences that training never
+uses, with new forms of words that it knows; `strange` says scenes in words that share no stem with any that it knows;
+`pairs` are two objects whose colours, shapes and relation training never showed together; `confusable` are minimal
 pairs, sentences that differ in one word or in its place; `camera` has moving cameras and textured objects.
 
-A scene counts as unseen if one of its objects is held out, and for nothing else: of that, weights are certain that were
-trained when the split of pairs still depended on which object was named first. Only a few `confusable` prompts are not
-unseen, as their differences do not allow it (`Prompt.is_unseen`).
+A scene counts as unseen if one of its objects is held out, whatever becomes of the others. Only a few `confusable`
+prompts are not unseen, as their differences do not allow it (`Prompt.is_unseen`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,20 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vitascope_trainer.evaluation.written import WRITTEN
 from vitascope_trainer.world.captions import plain_caption
 from vitascope_trainer.world.scenes import DIRECTIONS, FLAT, GRADIENTS, Mix, Scene, Thing, random_scene
 from vitascope_trainer.world.words import with_article
 
-SETS = {"plain": 96, "reworded": 64, "strange": 32, "pairs": 64, "confusable": 48, "camera": 16}
+SETS = {
+    "plain": 96,
+    "written": len(WRITTEN),
+    "reworded": 64,
+    "strange": 32,
+    "pairs": 64,
+    "confusable": 48,
+    "camera": 16,
+}
 """Number of prompts per set."""
 
 
@@ -56,6 +65,11 @@ def all_prompts(count: int | None = None, seed: int = 2024) -> list[Prompt]:
     return [prompt for prompts in made.values() for prompt in prompts[: max(1, round(count * len(prompts) / total))]]
 
 
+def plain_prompts(count: int) -> list[Prompt]:
+    """Give the first plain prompts."""
+    return [prompt for prompt in all_prompts() if prompt.kind == "plain"][:count]
+
+
 def _distinct(draw: Callable[[], Scene], count: int) -> list[Scene]:
     """Draw until so many different scenes are there."""
     scenes: dict[Scene, None] = {}
@@ -74,9 +88,15 @@ def _plain(rng: random.Random, count: int) -> list[Prompt]:
 
 
 def _pairs(rng: random.Random, count: int) -> list[Prompt]:
+    """Say scenes of which one object is held out, and what the two are together besides."""
     mix = Mix(two=1.0, texture=0.0, camera=0.0)
-    scenes = _distinct(lambda: unseen_scene(rng, mix), count)
-    return [Prompt("pairs", plain_caption(scene), scene) for scene in scenes]
+
+    def draw() -> Scene:
+        while not (scene := unseen_scene(rng, mix)).is_held_out_pair:
+            pass
+        return scene
+
+    return [Prompt("pairs", plain_caption(scene), scene) for scene in _distinct(draw, count)]
 
 
 def _camera(rng: random.Random, count: int) -> list[Prompt]:
@@ -231,6 +251,11 @@ def _behind(background: str, rng: random.Random) -> str:
     return rng.choice(sayings).format(background)
 
 
+def _written(rng: random.Random, count: int) -> list[Prompt]:
+    del rng  # they are written down
+    return [Prompt("written", text, scene) for text, scene in WRITTEN[:count]]
+
+
 def _confusable(rng: random.Random, count: int) -> list[Prompt]:
     """Give minimal pairs, both sides of each."""
     del rng  # they are written down
@@ -285,6 +310,7 @@ def _minimal_pairs() -> list[tuple[Scene, Scene]]:
 
 _MAKERS: dict[str, Callable[[random.Random, int], list[Prompt]]] = {
     "plain": _plain,
+    "written": _written,
     "reworded": _reworded,
     "strange": _strange,
     "pairs": _pairs,

@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ def as_json(report: Report) -> str:
         "controls": _rates(report.controls),
         "attention": _rates(report.attention),
         "attention_allowed": report.attention_allowed,
+        "formats": _rates(report.formats),
+        "given": {
+            way: {"rates": _rates({way: each.rates})[way]}
+            | ({"kept_db": round(each.kept_db, 2), "next_db": round(each.next_db, 2)} if isfinite(each.kept_db) else {})
+            for way, each in report.given.items()
+        },
         "consistency": {name: round(value, 4) for name, value in report.consistency.items()},
         "vae": {size: {name: round(value, 4) for name, value in row.items()} for size, row in report.fidelity.items()},
         "seconds_per_clip": round(report.seconds_per_clip, 3),
@@ -111,6 +118,16 @@ def as_markdown(report: Report, sheet: str) -> str:
         lines += [*_table("temporal attention", report.attention), ""]
         allowed = ", ".join(f"`{mode}`" for mode in report.attention_allowed)
         lines += [f"Attentions within 3 points of full on all four: {allowed}.", ""]
+    if report.formats:
+        lines += [*_table("other sizes, lengths and solvers", report.formats), ""]
+    if report.given:
+        lines += [*_table("given besides the prompt", {way: each.rates for way, each in report.given.items()}), ""]
+        kept = [
+            f"{way} {each.kept_db:.1f} and {each.next_db:.1f}"
+            for way, each in report.given.items()
+            if isfinite(each.kept_db)
+        ]
+        lines += [f"PSNR in dB of the frames given, and of the four that follow: {'; '.join(kept)}.", ""]
     if report.consistency:
         said = ", ".join(f"{name} {value:.3f}" for name, value in report.consistency.items())
         lines += [f"Consistency over time: {said} (flicker in levels of 255 per frame, the others as shares).", ""]

@@ -6,12 +6,11 @@ A caption may leave an attribute out; it then names the gap, so that nothing is 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from vitascope_trainer.world.scenes import OPPOSITE, Scene, Thing
-from vitascope_trainer.world.telling import bent, made_up, told_background, told_motion, told_object, with_aside
+from vitascope_trainer.world.telling import bent, made_up, pick, told_background, told_motion, told_object, with_aside
 from vitascope_trainer.world.words import (
     ANY_SHAPE,
     BACKGROUND_WORDS,
@@ -41,8 +40,6 @@ MAX_WORDS = 36
 """No caption is longer."""
 _TOLD_SINGLE, _TOLD_PAIR = 0.35, 0.2
 """Shares of the scenes without a gap that are told in loose sentences."""
-
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -104,9 +101,9 @@ def caption(scene: Scene, rng: random.Random) -> Caption:
             said = _say_pair(scene, rng, gap) if len(scene.things) == 2 else _say_single(scene, rng, gap)
         text = _with_camera(said.text, scene.camera, rng)
         if chance() < 0.2:
-            text = f"{_pick(rng, PREFIXES if said.begins_with_noun and text.startswith(said.text) else TITLES)} {text}"
+            text = f"{pick(rng, PREFIXES if said.begins_with_noun and text.startswith(said.text) else TITLES)} {text}"
         if chance() < 0.15:
-            text = f"{text}, {_pick(rng, SUFFIXES)}"
+            text = f"{text}, {pick(rng, SUFFIXES)}"
         text = _with_noise(text, rng)
         if text.count(" ") < MAX_WORDS:
             return Caption(text, said.missing)
@@ -135,17 +132,13 @@ class _Noun(NamedTuple):
         return f"the {self.shape}"
 
 
-def _pick(rng: random.Random, items: Sequence[_Item]) -> _Item:
-    return items[int(rng.random() * len(items))]
-
-
 def _any_gap(scene: Scene, rng: random.Random) -> str:
     if len(scene.things) == 1:
-        return _pick(rng, ("colour", "shape", "motion", "background"))
+        return pick(rng, ("colour", "shape", "motion", "background"))
     if scene.relation == "beside":
-        return _pick(rng, ("motion", "background", "motion", "background", "colour"))
+        return pick(rng, ("motion", "background", "motion", "background", "colour"))
     differ = scene.things[0].shape != scene.things[1].shape
-    return _pick(rng, ("motion", "background", "relation", "motion", "background", "colour" if differ else "relation"))
+    return pick(rng, ("motion", "background", "relation", "motion", "background", "colour" if differ else "relation"))
 
 
 def _any_noun(thing: Thing, rng: random.Random, gap: str = "") -> _Noun:
@@ -155,22 +148,22 @@ def _any_noun(thing: Thing, rng: random.Random, gap: str = "") -> _Noun:
     chance = rng.random
     if thing.size == "unsaid":
         if chance() < 0.06:
-            front.append(_pick(rng, MEDIUM))
+            front.append(pick(rng, MEDIUM))
     elif chance() < 0.1:
         is_size_missing = True
     else:
-        front.append(_pick(rng, SIZE_WORDS[thing.size]))
+        front.append(pick(rng, SIZE_WORDS[thing.size]))
     if thing.texture != "plain":
         if chance() < 0.2:
-            tail = f" {_pick(rng, TEXTURE_TAILS[thing.texture])}"
+            tail = f" {pick(rng, TEXTURE_TAILS[thing.texture])}"
         else:
-            front.append(_pick(rng, TEXTURE_WORDS[thing.texture]))
+            front.append(pick(rng, TEXTURE_WORDS[thing.texture]))
     if chance() < 0.04:
-        front.insert(0, _pick(rng, FILLERS))
-    colour = "" if gap == "colour" else _pick(rng, COLOUR_WORDS[thing.colour])
+        front.insert(0, pick(rng, FILLERS))
+    colour = "" if gap == "colour" else pick(rng, COLOUR_WORDS[thing.colour])
     if colour and chance() < 0.02:
-        colour = f"{colour} {_pick(rng, COLOURED[:2])}"
-    shape = _pick(rng, ANY_SHAPE if gap == "shape" else SHAPE_WORDS[thing.shape])
+        colour = f"{colour} {pick(rng, COLOURED[:2])}"
+    shape = pick(rng, ANY_SHAPE if gap == "shape" else SHAPE_WORDS[thing.shape])
     return _Noun(" ".join(front), colour, shape, tail, is_size_missing)
 
 
@@ -189,19 +182,19 @@ def _phrase(noun: _Noun, article: str, motion: str = "") -> str:
 def _say_single(scene: Scene, rng: random.Random, gap: str) -> _Said:
     (thing,) = scene.things
     noun = _any_noun(thing, rng, gap)
-    article = _pick(rng, _ARTICLES)
+    article = pick(rng, _ARTICLES)
     missing = frozenset(name for name in (gap, "size" if noun.is_size_missing else "") if name)
     subject = _phrase(noun, article)
     draw = rng.random()
     if noun.colour and noun.shape and draw < 0.06:
-        colour = _pick(rng, COLOUR_PHRASES[thing.colour])
-        link = _pick(rng, (", {},", ", {},", " that is {}", " of {} color", " of {} colour"))
+        colour = pick(rng, COLOUR_PHRASES[thing.colour])
+        link = pick(rng, (", {},", ", {},", " that is {}", " of {} color", " of {} colour"))
         if "as" in colour.split():
             link = ", {},"
         subject = _phrase(noun._replace(colour=""), article) + link.format(colour)
     is_finite = False
     begins_with_noun = True
-    verb = _pick(rng, MOTION_WORDS[thing.motion])
+    verb = pick(rng, MOTION_WORDS[thing.motion])
     adjectives = MOTION_ADJECTIVES.get(thing.motion)
     draw = rng.random()
     if gap == "motion":
@@ -210,7 +203,7 @@ def _say_single(scene: Scene, rng: random.Random, gap: str) -> _Said:
             text = f"there is {text}"
             begins_with_noun = False
     elif adjectives and draw < 0.17:
-        text = _phrase(noun, article, _pick(rng, adjectives))
+        text = _phrase(noun, article, pick(rng, adjectives))
     elif draw < 0.45:
         text = f"{subject} {verb.progressive}"
     elif draw < 0.65:
@@ -220,7 +213,7 @@ def _say_single(scene: Scene, rng: random.Random, gap: str) -> _Said:
         text = f"{subject} is {verb.progressive}"
         is_finite = True
     elif draw < 0.79:
-        text = f"{subject} {_pick(rng, ('that', 'which'))} {verb.singular}"
+        text = f"{subject} {pick(rng, ('that', 'which'))} {verb.singular}"
     elif draw < 0.85:
         text = f"{verb.progressive}: {subject.rstrip(',')}"
         begins_with_noun = False
@@ -232,7 +225,7 @@ def _say_single(scene: Scene, rng: random.Random, gap: str) -> _Said:
     elif gap == "background":
         text = f"{subject.rstrip(',')}, {verb.progressive}"
     else:
-        place = _pick(rng, BACKGROUND_WORDS[scene.background].places)
+        place = pick(rng, BACKGROUND_WORDS[scene.background].places)
         return _Said(f"{subject.rstrip(',')} {place}, {verb.progressive}", missing, True)
     if gap != "background":
         text, stays_first = _with_background(text, is_finite, scene.background, rng)
@@ -250,7 +243,7 @@ def _tell(scene: Scene, rng: random.Random) -> _Said:
         (thing,) = scene.things
         is_size_missing = thing.size != "unsaid" and rng.random() < 0.1
         missing = frozenset(("size",) if is_size_missing else ())
-        size = "" if thing.size == "unsaid" or is_size_missing else _pick(rng, SIZE_WORDS[thing.size])
+        size = "" if thing.size == "unsaid" or is_size_missing else pick(rng, SIZE_WORDS[thing.size])
         text = f"{told_object(thing, size, rng)} {told_motion(thing.motion, rng)}"
     text = told_background(text, scene.background, rng)
     return _Said(with_aside(text, rng) if rng.random() < 0.2 else text, missing, False)
@@ -261,14 +254,14 @@ def _with_background(text: str, is_finite: bool, background: str, rng: random.Ra
     words = BACKGROUND_WORDS[background]
     draw = rng.random()
     if draw < 0.62:
-        return f"{text} {_pick(rng, words.places)}", True
+        return f"{text} {pick(rng, words.places)}", True
     if draw < 0.7:
-        return f"{text}, {_pick(rng, words.places)}", True
+        return f"{text}, {pick(rng, words.places)}", True
     if draw < 0.84:
-        return f"{_pick(rng, words.places)}, {text}", False
+        return f"{pick(rng, words.places)}, {text}", False
     if draw < 0.93:
-        return f"{text}, {_pick(rng, words.tags)}", True
-    whole = _pick(rng, words.whole)
+        return f"{text}, {pick(rng, words.tags)}", True
+    whole = pick(rng, words.whole)
     if " with " in whole or " of " in whole:
         return f"{whole}, {text}", False
     return f"{whole} {'where' if is_finite else 'with'} {text}", True
@@ -289,15 +282,15 @@ def _say_pair(scene: Scene, rng: random.Random, gap: str) -> _Said:
 def _both(motion: str, rng: random.Random, gap: str) -> str:
     """Say a motion that two objects share, or nothing, as is common when both rest and nothing else is left out."""
     if motion == "still":
-        return "" if not gap and rng.random() < 0.6 else _pick(rng, BOTH_STILL)
-    verb = _pick(rng, MOTION_WORDS[motion])
+        return "" if not gap and rng.random() < 0.6 else pick(rng, BOTH_STILL)
+    verb = pick(rng, MOTION_WORDS[motion])
     draw = rng.random()
     if draw < 0.5:
         return f"both {verb.progressive}"
     if draw < 0.75:
         return f"both {verb.plural}"
     if draw < 0.9:
-        return f"{_pick(rng, ('both of them', 'the two'))} {verb.progressive}"
+        return f"{pick(rng, ('both of them', 'the two'))} {verb.progressive}"
     return f"they both {verb.plural}"
 
 
@@ -309,22 +302,22 @@ def _two_alike(thing: Thing, rng: random.Random, gap: str) -> _Said:
     draw = rng.random()
     if draw < 0.25:
         another = noun._replace(front="", tail="") if rng.random() < 0.5 else noun
-        text = f"{_phrase(noun, 'a')} {_pick(rng, RELATION_WORDS['beside'])} {_phrase(another, 'another')}"
+        text = f"{_phrase(noun, 'a')} {pick(rng, RELATION_WORDS['beside'])} {_phrase(another, 'another')}"
         motion = "" if gap == "motion" else _both(thing.motion, rng, gap)
         if not motion:
             missing.add("motion")
         return _Said(f"{text}, {motion}" if motion else text, frozenset(missing), True)
     plural = noun._replace(shape=noun.shape + ("es" if noun.shape.endswith("x") else "s"))
-    number = _pick(rng, ("two", "two", "two", "two", "a pair of", "2"))
+    number = pick(rng, ("two", "two", "two", "two", "a pair of", "2"))
     adjectives = MOTION_ADJECTIVES.get(thing.motion, ())
-    side = f" {_pick(rng, ('side by side', 'next to each other', 'beside each other'))}" if draw < 0.5 else ""
+    side = f" {pick(rng, ('side by side', 'next to each other', 'beside each other'))}" if draw < 0.5 else ""
     if gap == "motion" or (not gap and thing.motion == "still" and draw > 0.75):
         missing.add("motion")
         return _Said(_phrase(plural, number) + side, frozenset(missing), True)
     draw = rng.random()
     if adjectives and draw < 0.25:
-        return _Said(_phrase(plural, number, _pick(rng, adjectives)) + side, frozenset(missing), True)
-    verb = _pick(rng, MOTION_WORDS[thing.motion])
+        return _Said(_phrase(plural, number, pick(rng, adjectives)) + side, frozenset(missing), True)
+    verb = pick(rng, MOTION_WORDS[thing.motion])
     text = _phrase(plural, number) + side
     if draw < 0.65:
         return _Said(f"{text} {verb.progressive}", frozenset(missing), True)
@@ -346,7 +339,7 @@ def _two_different(scene: Scene, rng: random.Random, gap: str) -> _Said:
     if first.shape != second.shape:
         handles = [noun.handle for noun in nouns]
     else:
-        handles = [f"the {noun.colour} {_pick(rng, ('one', noun.shape))}" for noun in nouns]
+        handles = [f"the {noun.colour} {pick(rng, ('one', noun.shape))}" for noun in nouns]
 
     # What they do: before the nouns, before everything, or behind everything.
     adjectives = ["", ""]
@@ -357,31 +350,31 @@ def _two_different(scene: Scene, rng: random.Random, gap: str) -> _Said:
         pass
     elif first.motion == second.motion:
         if all(options) and draw < 0.2:
-            adjectives = [_pick(rng, options[0])] * 2
+            adjectives = [pick(rng, options[0])] * 2
         elif first.motion != "still" and draw < 0.32:
-            verb = _pick(rng, MOTION_WORDS[first.motion])
-            things = _pick(rng, ("two things ", "two shapes ", "two objects ", ""))
+            verb = pick(rng, MOTION_WORDS[first.motion])
+            things = pick(rng, ("two things ", "two shapes ", "two objects ", ""))
             lead = f"{things}{verb.progressive}: "
         else:
             trail = _both(first.motion, rng, gap)
             if not trail:
                 missing.add("motion")
     elif options[0] and options[1] and draw < 0.5:
-        adjectives[0] = _pick(rng, options[0])
+        adjectives[0] = pick(rng, options[0])
         if second.motion != "still" or draw < 0.2:
-            adjectives[1] = _pick(rng, options[1])
+            adjectives[1] = pick(rng, options[1])
     else:
-        verbs = [_pick(rng, MOTION_WORDS[thing.motion]) for thing in scene.things]
+        verbs = [pick(rng, MOTION_WORDS[thing.motion]) for thing in scene.things]
         if second.motion == "still" and options[1] and draw < 0.75:
             if draw < 0.62:
-                adjectives[1] = _pick(rng, options[1])
-            trail = f"{'only ' if draw > 0.7 else ''}{handles[0]} {_pick(rng, verbs[0][:2])}"
+                adjectives[1] = pick(rng, options[1])
+            trail = f"{'only ' if draw > 0.7 else ''}{handles[0]} {pick(rng, verbs[0][:2])}"
         elif draw < 0.9:
             trail = f"{handles[0]} {verbs[0].progressive}, {handles[1]} {verbs[1].progressive}"
         else:
             trail = f"{handles[0]} {verbs[0].singular} while {handles[1]} {verbs[1].singular}"
 
-    article = _pick(rng, _ARTICLES)
+    article = pick(rng, _ARTICLES)
     one, other = (_phrase(noun, article, word) for noun, word in zip(nouns, adjectives, strict=True))
     text, begins_with_noun = _related(one, other, handles, scene.relation, rng, gap == "relation")
     if lead:
@@ -399,11 +392,11 @@ def _related(
     if is_relation_missing:
         return (f"{one} and {other}" if draw < 0.5 else f"{other} and {one}"), True
     if relation == "beside" or draw < 0.42:
-        return f"{one} {'is ' if draw < 0.04 else ''}{_pick(rng, RELATION_WORDS[relation])} {other}", True
+        return f"{one} {'is ' if draw < 0.04 else ''}{pick(rng, RELATION_WORDS[relation])} {other}", True
     opposite = OPPOSITE[relation]
     if draw < 0.64:
-        return f"{other} {'is ' if draw < 0.44 else ''}{_pick(rng, RELATION_WORDS[opposite])} {one}", True
-    sides = _pick(rng, SIDES[relation])
+        return f"{other} {'is ' if draw < 0.44 else ''}{pick(rng, RELATION_WORDS[opposite])} {one}", True
+    sides = pick(rng, SIDES[relation])
     parts = [(one, sides[0], handles[0]), (other, sides[1], handles[1])]
     if rng.random() < 0.5:
         parts.reverse()
@@ -422,7 +415,7 @@ def _with_camera(text: str, camera: str, rng: random.Random) -> str:
     draw = rng.random()
     if camera == "fixed" and draw > 0.03:
         return text
-    said = _pick(rng, CAMERA_WORDS[camera])
+    said = pick(rng, CAMERA_WORDS[camera])
     if camera != "fixed" and draw < 0.2 and not said.startswith("with") and not said.startswith("while"):
         return f"{said}: {text}"
     return f"{text} {said}" if said.startswith("w") else f"{text}, {said}"
@@ -441,7 +434,7 @@ def _with_noise(text: str, rng: random.Random) -> str:
         words = text.split(" ")
         places = [place for place, word in enumerate(words) if len(word) > 5 and word.isalpha()]
         if places:
-            place = _pick(rng, places)
+            place = pick(rng, places)
             word = words[place]
             cut = 1 + int(rng.random() * (len(word) - 3))
             words[place] = word[:cut] + word[cut + 1] + word[cut] + word[cut + 2 :]

@@ -153,8 +153,11 @@ class Scene:
 
         Two objects combine alike from either side: "A left of B" is held out if and only if "B right of A" is.
         """
-        if self.has_held_out_thing:
-            return True
+        return self.has_held_out_thing or self.is_held_out_pair
+
+    @property
+    def is_held_out_pair(self) -> bool:
+        """Say whether the scene is kept away from training because of how its two objects combine (one in five)."""
         if len(self.things) < 2:
             return False
         same = self.canonical

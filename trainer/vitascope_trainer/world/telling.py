@@ -42,25 +42,25 @@ _TOLD_FRAMES = (
 
 def told_object(thing: Thing, size: str, rng: random.Random) -> str:
     """Name an object with its article, its attributes in any order; `size` is a word for it, or empty."""
-    texture = "" if thing.texture == "plain" else _pick(rng, TEXTURE_WORDS[thing.texture])
-    colour = bent(_pick(rng, COLOUR_WORDS[thing.colour]), rng, _BENT)
-    shape = bent(_pick(rng, SHAPE_WORDS[thing.shape]), rng, _BENT)
+    texture = "" if thing.texture == "plain" else pick(rng, TEXTURE_WORDS[thing.texture])
+    colour = bent(pick(rng, COLOUR_WORDS[thing.colour]), rng, _BENT)
+    shape = bent(pick(rng, SHAPE_WORDS[thing.shape]), rng, _BENT)
     front = " ".join(filter(None, (size, texture)))
     shaped = "round" if thing.shape == "circle" and rng.random() < 0.5 else f"{shape}-shaped"
-    kind = _pick(rng, ("thing", "object", "figure", "item", "form"))
-    colourful = _pick(rng, ("{} in color", "{} in colour", "{} from edge to edge", "{} as can be", "entirely {}"))
+    kind = pick(rng, ("thing", "object", "figure", "item", "form"))
+    colourful = pick(rng, ("{} in color", "{} in colour", "{} from edge to edge", "{} as can be", "entirely {}"))
     form = rng.random()
     if form < 0.4:
         words = f"{front} {colour} {shape}"
     elif form < 0.52:
         words = f"{front} {shape}, {colourful.format(colour)},"
     elif form < 0.66:
-        words = f"{front} {colour}{_pick(rng, (' and ', ', ', ' '))}{shaped} {kind}"
+        words = f"{front} {colour}{pick(rng, (' and ', ', ', ' '))}{shaped} {kind}"
     elif form < 0.76:
         words = f"{front} {shaped} {kind}, {colourful.format(colour)},"
     elif form < 0.88:
         words = (
-            f"{front} {colour} {kind} {_pick(rng, ('in the shape of', 'formed like', 'that is'))} {with_article(shape)}"
+            f"{front} {colour} {kind} {pick(rng, ('in the shape of', 'formed like', 'that is'))} {with_article(shape)}"
         )
     else:
         words = f"{shape} that is {' and '.join(filter(None, (front, colour)))}"
@@ -69,22 +69,22 @@ def told_object(thing: Thing, size: str, rng: random.Random) -> str:
 
 def told_motion(motion: str, rng: random.Random) -> str:
     """Say what an object does, as what follows its name in a sentence."""
-    verb = _pick(rng, MOTION_WORDS[motion])
-    manner = _pick(rng, MANNERS)
+    verb = pick(rng, MOTION_WORDS[motion])
+    manner = pick(rng, MANNERS)
     form = rng.random()
     if form < 0.1 and motion in DIRECTIONS:
-        course = " and ".join(f"{way}{_pick(rng, ('', 'ward', 'wards'))}" for way in motion.split())
-        return f"{_pick(rng, ('is on its way', 'holds a course', 'takes a path', 'keeps on going'))} {course}"
+        course = " and ".join(f"{way}{pick(rng, ('', 'ward', 'wards'))}" for way in motion.split())
+        return f"{pick(rng, ('is on its way', 'holds a course', 'takes a path', 'keeps on going'))} {course}"
     if form < 0.16 and motion in MOTION_ADJECTIVES:
-        adjective = bent(_pick(rng, MOTION_ADJECTIVES[motion]), rng, _BENT)
-        return f"{_pick(rng, ('is', 'seems', 'looks', 'moves in a way that is'))} {adjective}"
+        adjective = bent(pick(rng, MOTION_ADJECTIVES[motion]), rng, _BENT)
+        return f"{pick(rng, ('is', 'seems', 'looks', 'moves in a way that is'))} {adjective}"
     if form < 0.2 and motion not in DIRECTIONS and motion != "still":
         stem = bent(motion, rng, 0.6)
-        return f"{_pick(rng, ('makes a', 'performs a', 'does its', 'shows its', 'has a'))} {stem}"
+        return f"{pick(rng, ('makes a', 'performs a', 'does its', 'shows its', 'has a'))} {stem}"
     if form < 0.26 and motion != "still":
-        return f"{_pick(rng, ('begins to', 'is about to', 'will', 'has to', 'likes to', 'does'))} {verb.plural}"
+        return f"{pick(rng, ('begins to', 'is about to', 'will', 'has to', 'likes to', 'does'))} {verb.plural}"
     if form < 0.5:
-        return f"{_pick(rng, ('is', 'is', 'keeps', 'can be seen', 'is seen', 'is busy'))} {verb.progressive}"
+        return f"{pick(rng, ('is', 'is', 'keeps', 'can be seen', 'is seen', 'is busy'))} {verb.progressive}"
     if form < 0.58:
         return f"is {verb.progressive} {manner}"
     if form < 0.66:
@@ -92,42 +92,40 @@ def told_motion(motion: str, rng: random.Random) -> str:
     if form < 0.74:
         return f"{verb.singular} {manner}"
     if form < 0.82:
-        return f"{_pick(rng, ('that', 'which'))} {verb.singular}"
+        return f"{pick(rng, ('that', 'which'))} {verb.singular}"
     return verb.singular
 
 
 def told_background(text: str, background: str, rng: random.Random) -> str:
     """Add what lies behind to a text, as a clause of its own before or after it."""
-    clause = _pick(rng, _TOLD_FRAMES).format(text=text.rstrip(","), behind=_behind(background, rng))
-    return f"{_pick(rng, OPENINGS)} {clause}" if rng.random() < 0.3 else clause
+    clause = pick(rng, _TOLD_FRAMES).format(text=text.rstrip(","), behind=_behind(background, rng))
+    return f"{pick(rng, OPENINGS)} {clause}" if rng.random() < 0.3 else clause
 
 
 def _behind(background: str, rng: random.Random) -> str:
     words = BACKGROUND_WORDS[background]
-    surface = _pick(rng, SURFACES)
+    surface = pick(rng, SURFACES)
     form = rng.random()
     if background in FLAT:
-        word = _pick(rng, words.alone)
+        word = pick(rng, words.alone)
         if form < 0.5:
-            return f"the {surface} {_pick(rng, ('is', 'is', 'is painted', 'is kept', 'has turned', 'looks'))} {word}"
+            return f"the {surface} {pick(rng, ('is', 'is', 'is painted', 'is kept', 'has turned', 'looks'))} {word}"
         if form < 0.7:
-            return f"the {surface} is {_pick(rng, ('entirely', 'just', 'completely', 'nothing but', 'plain'))} {word}"
-        return _pick(rng, ("there is {} all around", "it is set in {}", "with {} behind it", "{} is behind it")).format(
+            return f"the {surface} is {pick(rng, ('entirely', 'just', 'completely', 'nothing but', 'plain'))} {word}"
+        return pick(rng, ("there is {} all around", "it is set in {}", "with {} behind it", "{} is behind it")).format(
             word
         )
-    phrase = _pick(rng, words.alone)
+    phrase = pick(rng, words.alone)
     if form < 0.75:
-        link = _pick(rng, ("is", "has", "is full of", "consists of", "is filled with", "carries", "bears"))
+        link = pick(rng, ("is", "has", "is full of", "consists of", "is filled with", "carries", "bears"))
         return f"the {surface} {link} {phrase}"
-    return _pick(rng, ("with {} behind it", "behind it there is {}", "there is nothing behind it but {}")).format(
-        phrase
-    )
+    return pick(rng, ("with {} behind it", "behind it there is {}", "there is nothing behind it but {}")).format(phrase)
 
 
 def with_aside(text: str, rng: random.Random) -> str:
     """Put an aside somewhere between the words of a text."""
     words = text.split(" ")
-    words.insert(int(rng.random() * (len(words) + 1)), _pick(rng, ASIDES))
+    words.insert(int(rng.random() * len(words)), pick(rng, ASIDES))
     return " ".join(words)
 
 
@@ -135,7 +133,7 @@ def bent(word: str, rng: random.Random, chance: float = 1.0) -> str:
     """Give the last word of a phrase another ending, real or made up; one that others ask for is left alone."""
     if rng.random() >= chance:
         return word
-    ending = _pick(rng, ENDINGS) if rng.random() < 0.7 else made_up(rng, 2, 4)
+    ending = pick(rng, ENDINGS) if rng.random() < 0.7 else made_up(rng, 2, 4)
     stem = word[:-1] if word[-1] in "ey" and ending[0] in "aeiouy" else word
     new = f"{stem}{ending}"
     return word if new.endswith(KEPT_OUT_ENDINGS) or not KEPT_OUT.isdisjoint(new.split()) else new
@@ -146,5 +144,6 @@ def made_up(rng: random.Random, least: int, most: int) -> str:
     return "".join(rng.choices(string.ascii_lowercase, k=least + int(rng.random() * (most - least + 1))))
 
 
-def _pick(rng: random.Random, items: Sequence[_Item]) -> _Item:
+def pick(rng: random.Random, items: Sequence[_Item]) -> _Item:
+    """Take one of them."""
     return items[int(rng.random() * len(items))]
