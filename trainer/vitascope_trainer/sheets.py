@@ -1,4 +1,7 @@
-"""Build modules from averaged weights, and show clips as rows of frames on one sheet."""
+"""Build modules from averaged weights, and show clips as rows of frames on one sheet.
+
+Shapes: T frames, H rows, W columns. Clips are bytes, (T, H, W, 3).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from vitascope_trainer.config import ModelPart
 from vitascope_trainer.sources import Bytes
 
 _CAPTION_PX = 14
+_SHOWN_PX = 128  # frames that are kept for a sheet are reduced to no less than that
+_SHOWN_FRAMES = 9
 
 
 def modules_of(averages: Mapping[str, Tensor], model: ModelPart) -> tuple[TextEncoder, DiT]:
@@ -27,6 +32,17 @@ def modules_of(averages: Mapping[str, Tensor], model: ModelPart) -> tuple[TextEn
         )
         module.eval().requires_grad_(False)
     return text_encoder, dit
+
+
+def thumbnails(clip_THWC: Bytes) -> Bytes:
+    """Reduce a clip to what a sheet shows of it: a few frames, a whole number of times smaller."""
+    step = max(1, min(clip_THWC.shape[1:3]) // _SHOWN_PX)
+    chosen = np.linspace(0, len(clip_THWC) - 1, _SHOWN_FRAMES).round().astype(int)
+    frames = clip_THWC[chosen]
+    height, width = (side // step * step for side in frames.shape[1:3])
+    tiles = frames[:, :height, :width].reshape(len(chosen), height // step, step, width // step, step, 3)
+    reduced: Bytes = tiles.mean(axis=(2, 4)).round().astype(np.uint8)
+    return reduced
 
 
 def contact_sheet(clips: Sequence[Bytes], captions: Sequence[str], num_columns: int = 9) -> Image.Image:

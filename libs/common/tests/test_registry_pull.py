@@ -318,6 +318,41 @@ def test_what_does_not_fit_is_not_begun(tmp_path):
     assert not (tmp_path / "models/shapes-1").exists()
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mounting, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_on_the_way_loses_nothing_of_what_was_brought(tmp_path, small_disk):
+    source = open_source(str(write(tmp_path / "source", described())))
+    filler, models = small_disk / "filler", small_disk / "models"
+
+    class Filling(Watch):
+        def begins(self, phase, done_bytes, total_bytes):
+            super().begins(phase, done_bytes, total_bytes)
+            if phase == "pulling":
+                filler.write_bytes(bytes(5 << 20))
+
+    with pytest.raises(UnavailableError, match=r"(?i:no space left)"):
+        pull(source, None, models, Filling())
+    assert not (models / "shapes-1" / "card.yaml").exists()
+    filler.unlink()
+    again = Watch()
+    pull(source, None, models, again)
+    done = {phase: done_bytes for phase, done_bytes, _ in again.begun}
+    assert done["pulling"] >= 1 << 20, "it begins anew"
+    assert verify(load_card(models / "shapes-1/card.yaml"), models / "shapes-1")[1] == []
+
+
 def test_a_damaged_model_is_mended_and_only_what_is_wrong_is_brought(tmp_path):
     where, models_dir = str(write(tmp_path / "one", described())), tmp_path / "models"
     pull(open_source(where), None, models_dir, Watch())

@@ -15,7 +15,7 @@ import typer
 from vitascope_common.errors import VitascopeError
 from vitascope_common.registry_cards import ModelCard
 from vitascope_models.attention import TEMPORAL_MODES
-from vitascope_trainer.evaluation.given import WAYS, judge_given
+from vitascope_trainer.evaluation.given import WAYS, Continued, judge_given
 from vitascope_trainer.evaluation.judging import (
     Judged,
     Report,
@@ -34,6 +34,7 @@ from vitascope_trainer.generation import Settings
 
 _SEED = 1_000
 _NUM_TIMED = 3
+_NUM_SHOWN = 2
 _VAE_SIDES = (64, 96, 128)
 _SHORT_FRAMES = 17
 _EVALUATIONS = {"heun": 2, "rk4": 4}  # of the model in a step
@@ -112,7 +113,7 @@ def evaluate(
     )
     sheet = out / "images" / f"{loaded.card.id}.webp"
     sheet.parent.mkdir(parents=True, exist_ok=True)
-    sheet.write_bytes(_sheet(judged, prompts))
+    sheet.write_bytes(_sheet(judged, prompts, [(way, each.first) for way, each in report.given.items()]))
     (out / "evaluation.json").write_text(as_json(report), encoding="utf-8")
     tables = as_markdown(report, f"images/{sheet.name}")
     fill(out / "model.md", tables)
@@ -166,14 +167,14 @@ def _by_attention(
     return table
 
 
-def _sheet(judged: Sequence[Judged], prompts: Sequence[Prompt], num_rows: int = 20) -> bytes:
-    """Show the first prompts of every set, taking turns."""
-    kinds = list(dict.fromkeys(prompt.kind for prompt in prompts))
-    each = max(1, num_rows // len(kinds))
-    chosen = [
-        index for kind in kinds for index in [i for i, prompt in enumerate(prompts) if prompt.kind == kind][:each]
-    ]
-    return sheet_bytes([judged[i].thumbnails_THWC for i in chosen], [prompts[i].text for i in chosen])
+def _sheet(judged: Sequence[Judged], prompts: Sequence[Prompt], given: Sequence[tuple[str, Continued]]) -> bytes:
+    """Show the first prompts of every set, and the first clip for each way of giving frames."""
+    kinds = dict.fromkeys(prompt.kind for prompt in prompts)
+    chosen = [i for kind in kinds for i in [i for i, p in enumerate(prompts) if p.kind == kind][:_NUM_SHOWN]]
+    rows = [(judged[i].thumbnails_THWC, prompts[i].text) for i in chosen]
+    rows += [(each.thumbnails_THWC, f"{way}: {each.text}") for way, each in given]
+    clips, captions = zip(*rows, strict=True)
+    return sheet_bytes(clips, captions)
 
 
 class _Progress:

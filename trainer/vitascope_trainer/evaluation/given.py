@@ -25,6 +25,7 @@ from vitascope_trainer.evaluation.probe import Reading, read
 from vitascope_trainer.evaluation.prompts import unseen_scene
 from vitascope_trainer.evaluation.scoring import Rate, score
 from vitascope_trainer.generation import Given, Settings, generate
+from vitascope_trainer.sheets import thumbnails
 from vitascope_trainer.world.captions import plain_caption
 from vitascope_trainer.world.drawing import render
 from vitascope_trainer.world.scenes import COLOURS, Mix, Scene
@@ -39,9 +40,11 @@ _STRENGTH = 0.75  # of a change: what is left of the clip says where the object 
 class Continued:
     """A clip that was made from given frames."""
 
+    text: str
     scene: Scene
     """What it was to show."""
     reading: Reading
+    thumbnails_THWC: Bytes
     kept_db: float
     """PSNR of the frames that were given; infinite if none is to stay as it was."""
     next_db: float
@@ -57,6 +60,7 @@ class Kept:
     """Mean, in dB."""
     next_db: float
     """Mean, in dB."""
+    first: Continued
 
 
 def judge_given(
@@ -72,7 +76,7 @@ def judge_given(
                 progress(1)
             rates = score([each.reading for each in made], [each.scene for each in made])
             kept, after = (float(np.mean(each)) for each in zip(*((m.kept_db, m.next_db) for m in made), strict=True))
-            found[way] = Kept(rates, kept, after)
+            found[way] = Kept(rates, kept, after, made[0])
     return found
 
 
@@ -84,10 +88,11 @@ def continued(folder: Path, way: str, settings: Settings, index: int) -> Continu
     asked = _recoloured(scene, rng) if way == "change of colour" else scene
     model = loaded(folder)
     given, num_kept = _given(model, way, torch.from_numpy(real), settings)
-    (clip,) = generate(model, [plain_caption(asked)], [index], settings, given=given)
+    text = plain_caption(asked)
+    (clip,) = generate(model, [text], [index], settings, given=given)
     kept_db = psnr_db(real[:num_kept], clip[:num_kept]) if num_kept else inf
     after = slice(num_kept, num_kept + 4)
-    return Continued(asked, read(clip), kept_db, psnr_db(real[after], clip[after]))
+    return Continued(text, asked, read(clip), thumbnails(clip), kept_db, psnr_db(real[after], clip[after]))
 
 
 def _given(model: Model, way: str, real_THWC: torch.Tensor, settings: Settings) -> tuple[Given, int]:

@@ -21,6 +21,7 @@ from vitascope_trainer.evaluation.probe import Reading, read
 from vitascope_trainer.evaluation.prompts import Prompt, plain_prompts, unseen_scene
 from vitascope_trainer.evaluation.scoring import Rate, score
 from vitascope_trainer.generation import Settings, generate
+from vitascope_trainer.sheets import thumbnails
 from vitascope_trainer.world.drawing import render
 from vitascope_trainer.world.scenes import Mix, Scene
 
@@ -28,8 +29,6 @@ Bytes = NDArray[np.uint8]
 Progress = Callable[[int], None]
 """Is told how many further clips are done."""
 
-_SHOWN_PX = 64  # frames that are kept for the contact sheet are reduced to about that
-_SHOWN_FRAMES = 9
 _MOST_LOST = 0.03  # of the share of all four, by which an attention may be worse than the full one
 
 
@@ -71,17 +70,7 @@ def judge(
 
 def _judged(folder: Path, texts: list[str], seed: int, settings: Settings) -> list[Judged]:
     clips = generate(loaded(folder), texts, range(seed, seed + len(texts)), settings, batch=len(texts))
-    return [Judged(read(clip), _thumbnails(clip)) for clip in clips]
-
-
-def _thumbnails(clip_THWC: Bytes) -> Bytes:
-    step = max(1, min(clip_THWC.shape[1:3]) // _SHOWN_PX)
-    chosen = np.linspace(0, len(clip_THWC) - 1, _SHOWN_FRAMES).round().astype(int)
-    frames = clip_THWC[chosen]
-    height, width = (side // step * step for side in frames.shape[1:3])
-    tiles = frames[:, :height, :width].reshape(len(chosen), height // step, step, width // step, step, 3)
-    reduced: Bytes = tiles.mean(axis=(2, 4)).round().astype(np.uint8)
-    return reduced
+    return [Judged(read(clip), thumbnails(clip)) for clip in clips]
 
 
 @dataclass(frozen=True)
