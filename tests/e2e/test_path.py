@@ -48,15 +48,15 @@ def test_the_video_is_what_was_asked_for(stack: Stack, finished: str, tmp_path: 
     target = tmp_path / "clip.mp4"
     stack.client.videos.download(finished, target)
     video = stack.client.videos.retrieve(finished)
-    assert (video.status, video.progress, video.seconds, video.size) == ("completed", 100, "4", "96x96")
+    assert (video.status, video.progress, video.seconds, video.size) == ("completed", 100, "4", "128x128")
     with av.open(str(target)) as container:
         stream = container.streams.video[0]
         assert stream.codec_context.name == "h264"
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
     assert len(frames) == 33
-    assert frames[0].shape == (96, 96, 3)
+    assert frames[0].shape == (128, 128, 3)
     redness = np.array([frame[..., 0].astype(int) - frame[..., 1:].max(axis=2) for frame in frames]).clip(0)
-    columns = (redness.sum(axis=1) @ np.arange(96)) / redness.sum(axis=(1, 2)).clip(1)
+    columns = (redness.sum(axis=1) @ np.arange(128)) / redness.sum(axis=(1, 2)).clip(1)
     assert redness[16].max() > 100, "nothing red in the middle of the clip"
     assert columns[28] > columns[4] + 10, f"it does not move right: {columns.round()}"
     thumbnail = Image.open(io.BytesIO(stack.client.videos.download(finished, variant="thumbnail")))
@@ -73,7 +73,7 @@ def test_the_video_is_signed_and_a_changed_byte_shows(stack: Stack, finished: st
     assert "c2pa.created" in manifest
     assert "trainedAlgorithmicMedia" in manifest
     assert finished in manifest
-    assert "vita-mini-3" in manifest
+    assert "vita-mini-4" in manifest
     assert PROMPT not in manifest
     tampered = bytearray(data)
     tampered[-100] ^= 1
@@ -105,7 +105,7 @@ def test_the_same_seed_makes_the_same_video(stack: Stack, finished: str) -> None
 def test_the_stock_openai_client_works(stack: Stack) -> None:
     with openai.OpenAI(base_url=f"{stack.base_url}/v1", api_key=stack.api_key) as client:
         video = client.videos.create_and_poll(
-            prompt="a blue square moving up on a white background", model="vita-mini-3", seconds="4"
+            prompt="a blue square moving up on a white background", model="vita-mini-4", seconds="4"
         )
         assert video.status == "completed"
         assert client.videos.download_content(video.id).read()[4:8] == b"ftyp"
@@ -116,7 +116,7 @@ def test_the_stock_openai_client_works(stack: Stack) -> None:
         with pytest.raises(openai.NotFoundError):
             client.videos.retrieve(video.id)
         with pytest.raises(openai.BadRequestError) as refused:
-            client.videos.create(prompt="a naked child", model="vita-mini-3")
+            client.videos.create(prompt="a naked child", model="vita-mini-4")
         assert refused.value.code == "moderation_blocked"
         with pytest.raises(openai.BadRequestError) as wrong:
             client.videos.create(prompt="a ball", seconds="7")  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from vitascope_trainer.world.scenes import Scene, Thing
 
 pytestmark = pytest.mark.model
 
-FOLDER = Path(__file__).parents[2] / "models" / "vita-mini-3"
+FOLDER = Path(__file__).parents[2] / "models" / "vita-mini-4"
 NUM_STEPS = 12  # half the default: the probe hardly notices, and the test takes half the time
 
 

@@ -46,7 +46,7 @@ def judge(
     settings: Settings,
     seed: int,
     processes: int = 1,
-    batch: int = 8,
+    batch: int = 1,
     progress: Progress = lambda _: None,
 ) -> list[Judged]:
     """Make and read a clip per text; clip i has seed `seed + i`, however many processes share the work."""
