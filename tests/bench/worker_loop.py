@@ -39,7 +39,7 @@ from vitascope_gpu_worker.states import WorkerMachine, WorkerState
 from vitascope_models.load import load_text_encoder
 
 MODELS_DIR = Path("models")
-NUM_ROUNDS = 15
+NUM_ROUNDS = 7
 NUM_STEPS = 40
 CHECKPOINT_STEPS = 10
 LOOP_GOAL = 1.02
