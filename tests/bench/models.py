@@ -24,7 +24,7 @@ from vitascope_models.vae import VAE
 
 MODELS_DIR = Path("models")
 SIZES = ((96, 33), (128, 25))
-"""Side in pixels, and frames: the shipped default, and a larger picture."""
+"""Side in pixels, and frames."""
 NUM_PAIRS = 15
 THREADS = (1, 2)
 DIT_GOAL = 1.3

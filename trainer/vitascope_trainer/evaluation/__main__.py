@@ -22,6 +22,7 @@ from vitascope_trainer.evaluation.judging import (
     consistency,
     controls,
     judge,
+    rates_of,
     score_sets,
     vae_fidelity,
 )
@@ -87,10 +88,11 @@ def evaluate(
     prompts = all_prompts(count or None)
     plain = plain_prompts(attention_count)
     num_done = min(len(plain), sum(prompt.kind == "plain" for prompt in prompts))
-    formats = _formats(loaded.card, settings) if format_count else {}
+    few = plain_prompts(format_count)
+    formats = _formats(loaded.card, settings) if few else {}
     progress = _Progress(
         *(len(prompts), empty_count, len(TEMPORAL_MODES) * len(plain) - num_done),
-        *(len(formats) * format_count, len(WAYS) * given_count),
+        *(len(formats) * len(few), len(WAYS) * given_count),
     )
     judged = judge(model, [prompt.text for prompt in prompts], settings, _SEED, processes, progress=progress)
     # Plain prompts come first, so those of the comparison that are done had the seeds that it would give them.
@@ -101,10 +103,7 @@ def evaluate(
         sets=score_sets(judged, prompts),
         controls=controls(model, judged, prompts, settings, empty_count, processes, progress),
         attention=_by_attention(model, settings, plain, done, processes, progress),
-        formats={
-            name: _plain_rates(model, plain_prompts(format_count), each, processes, progress)
-            for name, each in formats.items()
-        },
+        formats={name: rates_of(model, few, each, _SEED, processes, progress) for name, each in formats.items()},
         given=judge_given(model, settings, given_count, processes, progress),
         consistency=consistency([each.reading for each in judged]),
         fidelity={str(side): vae_fidelity(loaded.vae, side, vae_count) for side in _VAE_SIDES if vae_count},
@@ -136,13 +135,6 @@ def _formats(card: ModelCard, settings: Settings) -> dict[str, Settings]:
             name = f"{own}, {short} frames, {solver}, {steps} steps"
             formats[name] = replace(settings, num_frames=short, solver=solver, num_steps=steps)
     return formats
-
-
-def _plain_rates(
-    model: Path, prompts: Sequence[Prompt], settings: Settings, processes: int, progress: _Progress
-) -> dict[str, Rate]:
-    judged = judge(model, [prompt.text for prompt in prompts], settings, _SEED, processes, progress=progress)
-    return score([each.reading for each in judged], [prompt.scene for prompt in prompts])
 
 
 def _by_attention(

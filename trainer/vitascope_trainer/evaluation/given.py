@@ -8,7 +8,7 @@ Shapes: T frames, H rows, W columns.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vitascope_models.conditioning import change, extension, first_frame, keyframes, num_continued_frames
 from vitascope_trainer.evaluation.fidelity import psnr_db
-from vitascope_trainer.evaluation.loading import Model, loaded, workers
+from vitascope_trainer.evaluation.loading import Model, Progress, loaded, shared_out
 from vitascope_trainer.evaluation.probe import Reading, read
 from vitascope_trainer.evaluation.prompts import unseen_scene
 from vitascope_trainer.evaluation.scoring import Rate, score
@@ -63,20 +63,14 @@ class Kept:
     first: Continued
 
 
-def judge_given(
-    folder: Path, settings: Settings, count: int, processes: int, progress: Callable[[int], None] = lambda _: None
-) -> dict[str, Kept]:
+def judge_given(folder: Path, settings: Settings, count: int, processes: int, progress: Progress) -> dict[str, Kept]:
     """Make and read `count` clips for each of the `WAYS`."""
     found = {}
-    with workers(processes) as pool:
-        for way in WAYS if count else ():
-            made = []
-            for each in pool.map(partial(continued, folder, way, settings), range(count)):
-                made.append(each)
-                progress(1)
-            rates = score([each.reading for each in made], [each.scene for each in made])
-            kept, after = (float(np.mean(each)) for each in zip(*((m.kept_db, m.next_db) for m in made), strict=True))
-            found[way] = Kept(rates, kept, after, made[0])
+    for way in WAYS if count else ():
+        made = shared_out(partial(continued, folder, way, settings), range(count), processes, progress)
+        rates = score([each.reading for each in made], [each.scene for each in made])
+        kept, after = (float(np.mean(each)) for each in zip(*((m.kept_db, m.next_db) for m in made), strict=True))
+        found[way] = Kept(rates, kept, after, made[0])
     return found
 
 

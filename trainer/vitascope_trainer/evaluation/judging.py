@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from vitascope_models.sampling import Guidance
 from vitascope_models.vae import VAE, from_uint8
 from vitascope_trainer.evaluation.fidelity import psnr_db, ssim
 from vitascope_trainer.evaluation.given import Kept
-from vitascope_trainer.evaluation.loading import loaded, settings_of, workers
+from vitascope_trainer.evaluation.loading import Progress, loaded, settings_of, shared_out
 from vitascope_trainer.evaluation.probe import Reading, read
 from vitascope_trainer.evaluation.prompts import Prompt, plain_prompts, unseen_scene
 from vitascope_trainer.evaluation.scoring import Rate, score
@@ -26,8 +26,6 @@ from vitascope_trainer.world.drawing import render
 from vitascope_trainer.world.scenes import Mix, Scene
 
 Bytes = NDArray[np.uint8]
-Progress = Callable[[int], None]
-"""Is told how many further clips are done."""
 
 _MOST_LOST = 0.03  # of the share of all four, by which an attention may be worse than the full one
 
@@ -46,31 +44,29 @@ def judge(
     settings: Settings,
     seed: int,
     processes: int = 1,
-    batch: int = 1,
     progress: Progress = lambda _: None,
 ) -> list[Judged]:
     """Make and read a clip per text; clip i has seed `seed + i`, however many processes share the work."""
-    tasks = [(begin, list(texts[begin : begin + batch])) for begin in range(0, len(texts), batch)]
-    found: dict[int, list[Judged]] = {}
-    if processes == 1:
-        for begin, chosen in tasks:
-            found[begin] = _judged(folder, chosen, seed + begin, settings)
-            progress(len(chosen))
-    else:
-        with workers(processes) as pool:
-            begun = {pool.submit(_judged, folder, chosen, seed + begin, settings): begin for begin, chosen in tasks}
-            left = set(begun)
-            while left:
-                done, left = wait(left, return_when=FIRST_COMPLETED)
-                for future in done:
-                    found[begun[future]] = future.result()
-                    progress(len(found[begun[future]]))
-    return [each for begin, _ in tasks for each in found[begin]]
+    return shared_out(partial(_judged, folder, settings), list(enumerate(texts, seed)), processes, progress)
 
 
-def _judged(folder: Path, texts: list[str], seed: int, settings: Settings) -> list[Judged]:
-    clips = generate(loaded(folder), texts, range(seed, seed + len(texts)), settings, batch=len(texts))
-    return [Judged(read(clip), thumbnails(clip)) for clip in clips]
+def _judged(folder: Path, settings: Settings, task: tuple[int, str]) -> Judged:
+    seed, text = task
+    (clip,) = generate(loaded(folder), [text], [seed], settings)
+    return Judged(read(clip), thumbnails(clip))
+
+
+def rates_of(
+    folder: Path,
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    seed: int,
+    processes: int = 1,
+    progress: Progress = lambda _: None,
+) -> dict[str, Rate]:
+    """Judge a model by prompts and score what it made."""
+    judged = judge(folder, [prompt.text for prompt in prompts], settings, seed, processes, progress)
+    return score([each.reading for each in judged], [prompt.scene for prompt in prompts])
 
 
 @dataclass(frozen=True)
@@ -200,7 +196,5 @@ def gate(
     Empty: the model passes. `least` names attributes of `scoring.agreement` and the share that each needs.
     """
     settings = settings_of(loaded(folder).card, size, num_frames, num_steps)
-    prompts = plain_prompts(count)
-    judged = judge(folder, [prompt.text for prompt in prompts], settings, seed=500)
-    rates = score([each.reading for each in judged], [prompt.scene for prompt in prompts])
+    rates = rates_of(folder, plain_prompts(count), settings, seed=500)
     return {name: (rates[name].share, want) for name, want in least.items() if rates[name].share < want}

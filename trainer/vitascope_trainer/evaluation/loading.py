@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -21,6 +23,12 @@ from vitascope_models.sampling import FlowSampler
 from vitascope_trainer.generation import Parts, Settings, generate
 
 _SIZE = re.compile(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")
+
+
+Progress = Callable[[int], None]
+"""Is told how many further clips are done."""
+_Task = TypeVar("_Task")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,25 @@ def loaded(folder: Path) -> Model:
     return load_model(folder)
 
 
-def workers(processes: int) -> ProcessPoolExecutor:
-    """Give processes of one thread each: on a few cores they are faster than one process of several."""
-    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
+def shared_out(
+    make: Callable[[_Task], _Made], tasks: Sequence[_Task], processes: int, progress: Progress
+) -> list[_Made]:
+    """Make a clip, or what is found out about it, of each task, in their order.
+
+    Several processes have one thread each: on a few cores they are faster than one process of several.
+    """
+    with contextlib.ExitStack() as held:
+        made: Iterator[_Made] = map(make, tasks)
+        if processes > 1:
+            spawn = multiprocessing.get_context("spawn")
+            made = held.enter_context(ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,))).map(
+                make, tasks
+            )
+        found = []
+        for each in made:
+            found.append(each)
+            progress(1)
+    return found
 
 
 def check(model: Model, settings: Settings) -> None:

@@ -236,9 +236,7 @@ def _say_single(scene: Scene, rng: random.Random, gap: str) -> _Said:
 def _tell(scene: Scene, rng: random.Random) -> _Said:
     """Say a scene in loose sentences."""
     if len(scene.things) == 2:
-        text, missing, _ = (
-            _two_alike(scene.things[0], rng, "") if scene.relation == "beside" else _two_different(scene, rng, "")
-        )
+        text, missing, _ = _two(scene, rng, "")
     else:
         (thing,) = scene.things
         is_size_missing = thing.size != "unsaid" and rng.random() < 0.1
@@ -268,15 +266,19 @@ def _with_background(text: str, is_finite: bool, background: str, rng: random.Ra
 
 
 def _say_pair(scene: Scene, rng: random.Random, gap: str) -> _Said:
-    first, second = scene.things
-    if scene.relation == "beside" and first == second:
-        text, missing, begins_with_noun = _two_alike(first, rng, gap)
-    else:
-        text, missing, begins_with_noun = _two_different(scene, rng, gap)
+    text, missing, begins_with_noun = _two(scene, rng, gap)
     if gap != "background":
         text, stays_first = _with_background(text, False, scene.background, rng)
         begins_with_noun = begins_with_noun and stays_first
     return _Said(text, missing, begins_with_noun)
+
+
+def _two(scene: Scene, rng: random.Random, gap: str) -> _Said:
+    """Say two objects, but for what lies behind them."""
+    first, second = scene.things
+    if scene.relation == "beside" and first == second:
+        return _two_alike(first, rng, gap)
+    return _two_different(scene, rng, gap)
 
 
 def _both(motion: str, rng: random.Random, gap: str) -> str:
