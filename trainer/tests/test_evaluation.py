@@ -367,7 +367,8 @@ def test_a_report_fills_its_place_in_the_document_and_nothing_else(tmp_path: Pat
     modes = {
         mode: {"all four": Rate(num_right, 100)} for mode, num_right in (("full", 90), ("causal", 87), ("window", 86))
     }
-    report = Report("tiny", SETTINGS, {"all": table}, {"real clips": table}, modes, {"flicker": 0.5}, {}, 1.5, 2)
+    steady = {"all": {"flicker": 0.5, "colour kept": 0.98, "shape kept": 0.912}, "small": {}}
+    report = Report("tiny", SETTINGS, {"all": table}, {"real clips": table}, modes, steady, {}, 1.5, 2)
     values = json.loads(as_json(report))
     assert values["sets"]["all"]["all four"]["asked"] == 3
     assert values["attention_allowed"] == ["full", "causal"]
@@ -380,6 +381,7 @@ def test_a_report_fills_its_place_in_the_document_and_nothing_else(tmp_path: Pat
     assert text.startswith("# Title")
     assert text.endswith("the rest\n")
     assert "| real clips | 3 |" in text
+    assert "| all | 0.50 | 98.0 | 91.2 |" in text
     assert "within 3 points of full on all four: `full`, `causal`." in text
     assert "1.5 s to make one clip by itself (threads: 2)" in text
 

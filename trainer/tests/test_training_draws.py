@@ -14,7 +14,7 @@ from vitascope_trainer.latents import Batch, Window, object_cells
 from vitascope_trainer.recipes import tiny, vita_mini_2
 from vitascope_trainer.seeds import seeded
 from vitascope_trainer.sources import Bucket, Said, WorldSource
-from vitascope_trainer.train_dit import given
+from vitascope_trainer.train_dit import flow_times, given
 from vitascope_trainer.train_vae import Excerpt, cropped, excerpt
 from vitascope_trainer.world.scenes import Mix, Scene, Thing, random_scene
 
@@ -38,6 +38,14 @@ def test_a_clip_is_the_same_whenever_it_is_asked_for() -> None:
     assert source().fingerprint(BUCKET) == source().fingerprint(BUCKET)
     assert source().fingerprint(BUCKET) != source(0.5).fingerprint(BUCKET)
     assert source().fingerprint(BUCKET) != source().fingerprint(Bucket(9, 32, 48))
+
+
+@pytest.mark.parametrize(("bias", "spread"), [(0.4, 1.0), (-0.2, 1.3)])
+def test_flow_times_are_logit_normal(bias: float, spread: float) -> None:
+    stage = tiny().dit.model_copy(update={"time_bias": bias, "time_spread": spread})
+    logits = flow_times(20_000, stage, torch.Generator().manual_seed(1)).logit()
+    assert float(logits.mean()) == pytest.approx(bias, abs=0.03)
+    assert float(logits.std()) == pytest.approx(spread, rel=0.03)
 
 
 def test_clips_that_begin_part_way_say_so() -> None:

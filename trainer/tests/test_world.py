@@ -14,9 +14,11 @@ from vitascope_trainer.world.scenes import (
     DIRECTIONS,
     MOTIONS,
     OPPOSITE,
+    PATTERNS,
     RELATIONS,
     SHAPES,
     TEXTURES,
+    TRAVELS,
     Mix,
     Scene,
     Thing,
@@ -159,6 +161,17 @@ def test_scenes_are_possible_various_and_on_their_side_of_the_split() -> None:
         assert {scene.relation for scene in scenes} == {"", *RELATIONS}
     share = sum(random_scene(rng, held_out=None).is_held_out for _ in range(2000)) / 2000
     assert 0.15 < share < 0.45
+
+
+def test_small_moving_objects_on_patterns_come_as_often_as_asked_for() -> None:
+    rng = random.Random(12)
+    mix = Mix(two=0.5, pattern=0.0, small_on_pattern=0.3)
+    scenes = [random_scene(rng, mix=mix) for _ in range(1500)]
+    on_pattern = [scene for scene in scenes if scene.background.endswith(PATTERNS)]
+    assert len(on_pattern) / 1500 == pytest.approx(0.3, abs=0.04)
+    assert all(len(each.things) == 1 and each.things[0].size == "small" for each in on_pattern)
+    assert {each.things[0].motion for each in on_pattern} == set(TRAVELS)
+    assert sum(len(scene.things) == 2 for scene in scenes) / 1500 == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_pair_and_its_mirror_image_are_on_the_same_side_of_the_split() -> None:

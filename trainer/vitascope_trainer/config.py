@@ -29,10 +29,18 @@ class Mixture(_Part):
     camera: Share = 0.07
     pattern: Share = 0.28
     """Of stripes, checkerboards and dots among the backgrounds."""
+    small_on_pattern: Share = 0.0
+    """Of one small object that moves over a pattern: the hardest to draw with a sharp outline."""
     later: Share = 0.0
     """Share of the clips that begin part-way through their motion."""
     later_from: tuple[float, float] = (0.25, 1.0)
     """Where they begin, as shares of the motion."""
+
+    @model_validator(mode="after")
+    def _is_a_share(self) -> Self:
+        if self.two + self.small_on_pattern > 1:
+            raise ValueError("two and small_on_pattern add up to more than 1")
+        return self
 
 
 class WorldData(_Part):
@@ -203,6 +211,8 @@ class DitStage(Schedule):
     caption_dropout: Share = 0.1
     time_bias: float = 0.4
     """Flow times are logit-normal around the sigmoid of this: what is where is decided near the noise."""
+    time_spread: Rate = 1.0
+    """Their standard deviation before the sigmoid: wider also trains far from the noise, where outlines get sharp."""
     base_tokens: Count = 16
     """Tokens of a latent frame at which flow times are not shifted; larger ones train nearer the noise."""
     object_weight: Annotated[float, Field(ge=0)] = 2.5

@@ -152,7 +152,7 @@ def vita_mini_3() -> Recipe:
 
 
 def vita_mini_4() -> Recipe:
-    """Make the model that Vitascope ships: go on from a vita-mini-3 (init_from) on 128x128 and more patterns."""
+    """Go on from a vita-mini-3 (init_from) on 128x128 and more patterns: what vita-mini-5 goes on from."""
     before = vita_mini_3()
     return before.model_copy(
         update={
@@ -185,6 +185,54 @@ def vita_mini_4() -> Recipe:
                         TrainingBucket(size="96x96", num_frames=17, weight=1.5, num_clips=3_500),
                         TrainingBucket(size="96x96", num_frames=33, weight=0.4, num_clips=800),
                         TrainingBucket(size="64x64", num_frames=17, weight=0.5, num_clips=1_500),
+                        TrainingBucket(size="64x64", num_frames=49, weight=0.2, num_clips=500),
+                        TrainingBucket(size="128x96", num_frames=17, weight=0.4, num_clips=1_000),
+                        TrainingBucket(size="96x128", num_frames=17, weight=0.4, num_clips=1_000),
+                    ),
+                }
+            ),
+        }
+    )
+
+
+def vita_mini_5() -> Recipe:
+    """Make the model that Vitascope ships: go on from a vita-mini-4 (init_from) on small things and sharp outlines."""
+    before = vita_mini_4()
+    return before.model_copy(
+        update={
+            "name": "vita-mini-5",
+            "seed": 5,
+            "card": {**before.card, "id": "vita-mini-5", "title": "Vita mini 5"},
+            "data": WorldData(
+                vae=_VAE_MIXTURE.model_copy(update={"pattern": 0.5, "small_on_pattern": 0.35}),
+                dit=Mixture(
+                    two=0.45,
+                    texture=0.1,
+                    camera=0.12,
+                    pattern=0.4,
+                    small_on_pattern=0.2,
+                    later=0.08,
+                    later_from=(0.25, 1.0),
+                ),
+            ),
+            "vae": before.vae.model_copy(update={"steps": 2400, "learning_rate": 8e-4}),
+            "dit": before.dit.model_copy(
+                update={
+                    "steps": 1800,
+                    "warmup_steps": 40,
+                    "learning_rate": 5e-4,
+                    "muon_learning_rate": 1e-3,
+                    "decay_share": 0.9,
+                    "time_bias": -0.2,
+                    "time_spread": 1.3,
+                    "object_weight": 4.0,
+                    "buckets": (
+                        TrainingBucket(size="128x128", num_frames=17, weight=4.5, num_clips=8_000),
+                        TrainingBucket(size="128x128", num_frames=25, weight=2.0, num_clips=2_800),
+                        TrainingBucket(size="128x128", num_frames=33, weight=3.0, num_clips=3_000),
+                        TrainingBucket(size="96x96", num_frames=17, weight=1.3, num_clips=3_000),
+                        TrainingBucket(size="96x96", num_frames=33, weight=0.4, num_clips=800),
+                        TrainingBucket(size="64x64", num_frames=17, weight=0.5, num_clips=1_300),
                         TrainingBucket(size="64x64", num_frames=49, weight=0.2, num_clips=500),
                         TrainingBucket(size="128x96", num_frames=17, weight=0.4, num_clips=1_000),
                         TrainingBucket(size="96x128", num_frames=17, weight=0.4, num_clips=1_000),
@@ -263,6 +311,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
     "vita-mini-2": vita_mini_2,
     "vita-mini-3": vita_mini_3,
     "vita-mini-4": vita_mini_4,
+    "vita-mini-5": vita_mini_5,
     "tiny": tiny,
 }
 

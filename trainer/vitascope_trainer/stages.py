@@ -218,7 +218,7 @@ class Stages:
                 held_out = None
             return train_on, held_out
         mixture: Mixture = recipe.data.vae if stage == "vae" else recipe.data.dit
-        mix = Mix(two=mixture.two, texture=mixture.texture, camera=mixture.camera, pattern=mixture.pattern)
+        mix = Mix(**mixture.model_dump(exclude={"later", "later_from"}))
         return (
             WorldSource(recipe.seed, mix, mixture.later, mixture.later_from),
             WorldSource(recipe.seed, mix, held_out=True),

@@ -98,6 +98,12 @@ def given(batch: Batch, shares: ConditionShares, rng: random.Random) -> Given:
     return Given(known, torch.cat([known, hinted, hint], dim=1))
 
 
+def flow_times(count: int, stage: DitStage, generator: torch.Generator) -> Tensor:
+    """Draw flow times, (B,) in (0, 1), logit-normal (Esser et al. 2024, section 3.1), on the generator's device."""
+    normal_B = torch.randn(count, generator=generator, device=generator.device)
+    return (stage.time_spread * normal_B + stage.time_bias).sigmoid()
+
+
 class DitTask:
     """What the stage `dit` trains."""
 
@@ -171,7 +177,7 @@ class DitTask:
         batch = self._latents.draw(bucket, self.num_clips(bucket), step, micro_batch, rng)
         said = [Said("") if rng.random() < self._stage.caption_dropout else each for each in batch.said]
         noise = noise_generator(self._device, "dit", self._seed, step, micro_batch)
-        u_B = (torch.randn(len(said), generator=noise, device=self._device) + self._stage.time_bias).sigmoid()
+        u_B = flow_times(len(said), self._stage, noise)
         text = self._student.read([each.text for each in said], self._num_tokens)
         loss = self._flow_loss(batch, given(batch, self._stage.conditions, rng), u_B, text, noise, mode)
         if self._stage.attribute_weight:

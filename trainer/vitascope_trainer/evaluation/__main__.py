@@ -19,7 +19,7 @@ from vitascope_trainer.evaluation.given import WAYS, Continued, judge_given
 from vitascope_trainer.evaluation.judging import (
     Judged,
     Report,
-    consistency,
+    consistency_of_sets,
     controls,
     judge,
     rates_of,
@@ -105,7 +105,7 @@ def evaluate(
         attention=_by_attention(model, settings, plain, done, processes, progress),
         formats={name: rates_of(model, few, each, _SEED, processes, progress) for name, each in formats.items()},
         given=judge_given(model, settings, given_count, processes, progress),
-        consistency=consistency([each.reading for each in judged]),
+        consistency=consistency_of_sets(judged, prompts),
         fidelity={str(side): vae_fidelity(loaded.vae, side, vae_count) for side in _VAE_SIDES if vae_count},
         seconds_per_clip=seconds_per_clip(loaded, [prompt.text for prompt in prompts[:_NUM_TIMED]], settings),
         num_threads=torch.get_num_threads(),

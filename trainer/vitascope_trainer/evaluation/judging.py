@@ -81,7 +81,8 @@ class Report:
     """Real clips; the labels of other clips; the empty prompt."""
     attention: Mapping[str, Mapping[str, Rate]]
     """By temporal attention, on the plain prompts of `attention_count`."""
-    consistency: Mapping[str, float]
+    consistency: Mapping[str, Mapping[str, float]]
+    """By set of prompts: flicker, and how steady colours and shapes are."""
     fidelity: Mapping[str, Mapping[str, float]]
     """PSNR (dB) and SSIM of the VAE by size."""
     seconds_per_clip: float = 0.0
@@ -106,14 +107,22 @@ class Report:
 
 def score_sets(judged: Sequence[Judged], prompts: Sequence[Prompt]) -> dict[str, dict[str, Rate]]:
     """Score each set by itself, and all prompts together whose scene training cannot have shown."""
-    pairs = list(zip(prompts, judged, strict=True))
-    chosen = {"all": [pair for pair in pairs if pair[0].is_unseen]}
-    chosen |= {
-        kind: [pair for pair in pairs if pair[0].kind == kind] for kind in dict.fromkeys(p.kind for p in prompts)
-    }
     return {
         name: score([each.reading for _, each in some], [prompt.scene for prompt, _ in some])
-        for name, some in chosen.items()
+        for name, some in _by_set(judged, prompts).items()
+    }
+
+
+def consistency_of_sets(judged: Sequence[Judged], prompts: Sequence[Prompt]) -> dict[str, dict[str, float]]:
+    """Give how consistent the clips of each set are over time, and those of all as in `score_sets`."""
+    return {name: consistency([each.reading for _, each in some]) for name, some in _by_set(judged, prompts).items()}
+
+
+def _by_set(judged: Sequence[Judged], prompts: Sequence[Prompt]) -> dict[str, list[tuple[Prompt, Judged]]]:
+    pairs = list(zip(prompts, judged, strict=True))
+    kinds = dict.fromkeys(prompt.kind for prompt in prompts)
+    return {"all": [pair for pair in pairs if pair[0].is_unseen]} | {
+        kind: [pair for pair in pairs if pair[0].kind == kind] for kind in kinds
     }
 
 

@@ -1,6 +1,7 @@
 """The prompts that a model is judged by, each with the scene that it asks for.
 
-Seven sets, the same for the same seed: `plain` says unseen combinations of one object in the plainest words;
+Eight sets, the same for the same seed: `plain` says unseen combinations of one object in the plainest words; `small`
+says those of one small object that moves over a pattern, where an outline is hardest to keep;
 `written` are the words of people who did not know the training grammar; `reworded` are sentences that training never
 uses, with new forms of words that it knows; `strange` says scenes in words that share no stem with any that it knows;
 `pairs` are two objects whose colours, shapes and relation training never showed together; `confusable` are minimal
@@ -24,6 +25,7 @@ from vitascope_trainer.world.words import with_article
 
 SETS = {
     "plain": 96,
+    "small": 32,
     "written": len(WRITTEN),
     "reworded": 64,
     "strange": 32,
@@ -85,6 +87,11 @@ def _single_scenes(rng: random.Random, count: int) -> list[Scene]:
 
 def _plain(rng: random.Random, count: int) -> list[Prompt]:
     return [Prompt("plain", plain_caption(scene), scene) for scene in _single_scenes(rng, count)]
+
+
+def _small(rng: random.Random, count: int) -> list[Prompt]:
+    mix = Mix(two=0.0, small_on_pattern=1.0)
+    return [Prompt("small", plain_caption(scene), scene) for scene in _distinct(lambda: unseen_scene(rng, mix), count)]
 
 
 def _pairs(rng: random.Random, count: int) -> list[Prompt]:
@@ -310,6 +317,7 @@ def _minimal_pairs() -> list[tuple[Scene, Scene]]:
 
 _MAKERS: dict[str, Callable[[random.Random, int], list[Prompt]]] = {
     "plain": _plain,
+    "small": _small,
     "written": _written,
     "reworded": _reworded,
     "strange": _strange,

@@ -48,12 +48,16 @@ def as_json(report: Report) -> str:
             | ({"kept_db": round(each.kept_db, 2), "next_db": round(each.next_db, 2)} if isfinite(each.kept_db) else {})
             for way, each in report.given.items()
         },
-        "consistency": {name: round(value, 4) for name, value in report.consistency.items()},
-        "vae": {size: {name: round(value, 4) for name, value in row.items()} for size, row in report.fidelity.items()},
+        "consistency": _rounded(report.consistency),
+        "vae": _rounded(report.fidelity),
         "seconds_per_clip": round(report.seconds_per_clip, 3),
         "num_threads": report.num_threads,
     }
     return json.dumps(values, indent=2) + "\n"
+
+
+def _rounded(table: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    return {name: {column: round(value, 4) for column, value in row.items()} for name, row in table.items()}
 
 
 def with_scores(card: Mapping[str, Any], report: Report) -> dict[str, Any]:
@@ -128,9 +132,8 @@ def as_markdown(report: Report, sheet: str) -> str:
             if isfinite(each.kept_db)
         ]
         lines += [f"PSNR in dB of the frames given, and of the four that follow: {'; '.join(kept)}.", ""]
-    if report.consistency:
-        said = ", ".join(f"{name} {value:.3f}" for name, value in report.consistency.items())
-        lines += [f"Consistency over time: {said} (flicker in levels of 255 per frame, the others as shares).", ""]
+    if any(report.consistency.values()):
+        lines += [*_consistency(report.consistency), ""]
     for size, row in report.fidelity.items():
         lines.append(f"- VAE at {size}x{size}: PSNR {row['psnr_db']:.1f} dB, SSIM {row['ssim']:.3f} on unseen clips")
     return "\n".join([*lines, "", f"![Clips for unseen prompts, one a row]({sheet})"])
@@ -144,6 +147,18 @@ def _table(title: str, tables: Mapping[str, Mapping[str, Rate]]) -> list[str]:
         cells = [f"{100 * whole.share:.1f} ({100 * low:.0f}–{100 * high:.0f})"]
         cells += [f"{100 * table[column].share:.1f}" if column in table else "" for column in _COLUMNS[1:]]
         rows.append(f"| {name} | {whole.num_asked} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def _consistency(table: Mapping[str, Mapping[str, float]]) -> list[str]:
+    rows = [
+        "| consistency over time | flicker, levels of 255 a frame | colour kept, % | shape kept, % |",
+        "|---|---|---|---|",
+    ]
+    for name, row in table.items():
+        if row:
+            kept = " | ".join(f"{100 * row[column]:.1f}" for column in ("colour kept", "shape kept"))
+            rows.append(f"| {name} | {row['flicker']:.2f} | {kept} |")
     return rows
 
 

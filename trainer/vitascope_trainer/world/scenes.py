@@ -37,6 +37,8 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
     "down left": (-1, 1),
 }
 MOTIONS = (*DIRECTIONS, "bounce", "orbit", "spin", "grow", "shrink", "zigzag", "still")
+TRAVELS = (*DIRECTIONS, "bounce", "orbit", "zigzag")
+"""The motions that take an object elsewhere."""
 PAIR_MOTIONS = ("right", "left", "up", "down", "bounce", "spin", "grow", "shrink", "still")
 RELATIONS = ("left of", "right of", "above", "below", "behind", "in front of", "beside")
 """Where the first object is, seen from the second; `beside` is said of two alike, the first on the left."""
@@ -188,13 +190,18 @@ class Mix:
     camera: float = 0.08
     pattern: float = 0.28
     """Share of the backgrounds; of the others five in six are flat."""
+    small_on_pattern: float = 0.0
+    """Share of the scenes in which one small object moves over a pattern: the hardest to draw with a sharp outline."""
 
 
 def random_scene(rng: random.Random, held_out: bool | None = False, mix: Mix = Mix()) -> Scene:
     """Draw a possible scene; `held_out` None takes either side of the split."""
-    has_two = rng.random() < mix.two
+    kind = rng.random()
     while True:
-        scene = _any_pair(rng, mix) if has_two else _any_single(rng, mix)
+        if kind >= 1.0 - mix.small_on_pattern:
+            scene = _any_small_on_pattern(rng)
+        else:
+            scene = _any_pair(rng, mix) if kind < mix.two else _any_single(rng, mix)
         if scene.is_possible and (held_out is None or scene.is_held_out == held_out):
             return scene
 
@@ -205,6 +212,10 @@ def _any_background(rng: random.Random, pattern: float) -> str:
         return rng.choice(list(FLAT))
     if kind < 1.0 - pattern:
         return rng.choice(list(GRADIENTS))
+    return _any_pattern(rng)
+
+
+def _any_pattern(rng: random.Random) -> str:
     palette = rng.choice(("", "", *PALETTES))
     return f"{palette} {rng.choice(PATTERNS)}".strip()
 
@@ -219,6 +230,11 @@ def _any_single(rng: random.Random, mix: Mix) -> Scene:
         texture=rng.choice(TEXTURES[1:]) if rng.random() < mix.texture else "plain",
     )
     return Scene((thing,), _any_background(rng, mix.pattern), camera=rng.choice(CAMERAS[1:]) if has_camera else "fixed")
+
+
+def _any_small_on_pattern(rng: random.Random) -> Scene:
+    thing = Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)), rng.choice(TRAVELS), "small")
+    return Scene((thing,), _any_pattern(rng))
 
 
 def _any_pair(rng: random.Random, mix: Mix) -> Scene:
