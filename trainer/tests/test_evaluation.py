@@ -26,7 +26,7 @@ from vitascope_trainer.evaluation.classifier import load as load_classifier
 from vitascope_trainer.evaluation.crops import turning
 from vitascope_trainer.evaluation.fidelity import psnr_db, ssim
 from vitascope_trainer.evaluation.given import WAYS
-from vitascope_trainer.evaluation.judging import Judged, Report, gate, judge, rotated, score_sets
+from vitascope_trainer.evaluation.judging import Report, consistency, gate, judge, rotated, score_sets
 from vitascope_trainer.evaluation.loading import load_model, seconds_per_clip, settings_of
 from vitascope_trainer.evaluation.objects import Part
 from vitascope_trainer.evaluation.probe import Reading, read
@@ -177,6 +177,25 @@ def test_an_object_too_many_is_noticed() -> None:
     assert not found["all four"]
 
 
+def test_a_shape_that_is_lost_in_mid_flight_is_not_kept() -> None:
+    star, heart = (Scene((Thing(shape, "green", "bounce", "small"),), "stripes") for shape in ("star", "heart"))
+    frames, other = (render(scene, 33, 128, 128, random.Random(4))[0] for scene in (star, heart))
+    spoiled = frames.copy()
+    fast = [t for t in range(33) if abs(np.sin(4 * np.pi * t / 32)) > 0.6]
+    spoiled[fast] = other[fast]
+    assert read(frames).things[0].shape_steadiness == 1.0
+    assert 0.3 <= read(spoiled).things[0].shape_steadiness <= 0.7
+
+
+def test_an_object_that_is_not_there_keeps_nothing() -> None:
+    scene = Scene((Thing("circle", "red", "still"), Thing("square", "cyan", "still")), "black", "left of")
+    alone = Scene(scene.things[:1], "black")
+    both, one = _clip(scene), _clip(alone)
+    assert consistency([both], [scene])["shape kept"] == 1.0
+    assert consistency([one], [scene])["shape kept"] == 0.5
+    assert consistency([both], [alone])["colour kept"] == 1.0
+
+
 def test_flicker_is_measured_beside_the_objects() -> None:
     scene = Scene((Thing("circle", "red", "right"),), "gray")
     frames, _ = render(scene, 17, 64, 64, random.Random(3))
@@ -207,8 +226,7 @@ def test_confusable_prompts_come_in_pairs_that_differ_in_what_they_show() -> Non
 
 def test_prompts_that_training_may_have_shown_do_not_count_in_all() -> None:
     prompts = [prompt for prompt in all_prompts() if prompt.kind == "confusable"]
-    nothing = Judged(Reading((), None, None), np.zeros((1, 64, 64, 3), np.uint8))
-    table = score_sets([nothing] * len(prompts), prompts)
+    table = score_sets([Reading((), None, None)] * len(prompts), prompts)
     assert table["confusable"]["all four"].num_asked == len(prompts)
     assert table["all"]["all four"].num_asked == sum(prompt.is_unseen for prompt in prompts) < len(prompts)
 
@@ -403,7 +421,7 @@ def test_a_model_is_scored_by_the_command_and_its_card_says_how(tmp_path: Path) 
     assert all(name in "".join(report["formats"]) for name in ("frames, heun, 1 steps", "rk4", "ddim"))
     assert after["evaluation"]["size"] == "64x64"
     assert after["evaluation"]["plain"]["shape"] == report["sets"]["plain"]["shape"]["share"]
-    assert after["evaluation"]["vae_psnr_db"].keys() == {"64", "96", "128"}
+    assert after["evaluation"]["vae_psnr_db"].keys() == {"64x64", "96x96", "128x128", "128x128, small on patterns"}
     assert {**after, "evaluation": 0} == {**before, "evaluation": 0}
     # The clips of the card's own attention are taken over or made, as there are: the same ones either way.
     settings = settings_of(load_model(folder).card, "64x64", 5, 1, "full")
@@ -415,16 +433,19 @@ def test_a_model_is_scored_by_the_command_and_its_card_says_how(tmp_path: Path) 
 
 
 def test_a_card_allows_its_own_attention_and_those_that_passed_before_enough_prompts() -> None:
-    def judged(num: int) -> dict[str, Any]:
+    default = f"{SETTINGS.width_px}x{SETTINGS.height_px}"
+
+    def judged(num: int, size: str = default) -> dict[str, Any]:
         modes = {"full": Rate(num, num), "causal": Rate(num // 2, num), "window": Rate(num, num)}
         report = Report(
             "tiny", SETTINGS, {}, {}, {mode: {"all four": rate} for mode, rate in modes.items()}, {}, {}, 1.0, 1
         )
-        return with_scores({"id": "tiny", "attention": {"temporal": "causal", "window": 3}}, report)
+        clip = {"defaults": {"size": size, "seconds": "1"}, "num_frames": {"1": SETTINGS.num_frames}}
+        return with_scores({"id": "tiny", "attention": {"temporal": "causal", "window": 3}, **clip}, report)
 
     assert judged(100)["attention"] == {"temporal": "causal", "window": 3, "allowed": ["causal", "full", "window"]}
     assert judged(100)["evaluation"]["attention"] == {"full": 1.0, "causal": 0.5, "window": 1.0}
-    assert judged(10)["attention"] == {"temporal": "causal", "window": 3}
+    assert judged(10)["attention"] == judged(100, "32x32")["attention"] == {"temporal": "causal", "window": 3}
 
 
 def test_the_contact_sheet_is_a_small_picture() -> None:

@@ -1,17 +1,19 @@
 """The weights in the repository draw what a prompt says; one that training never showed, that is."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from vitascope_models.sampling import size_shift
+from vitascope_models.sampling import Guidance, size_shift
 from vitascope_trainer.evaluation.given import continued
 from vitascope_trainer.evaluation.judging import gate
 from vitascope_trainer.evaluation.loading import load_model, settings_of
 from vitascope_trainer.evaluation.probe import read
+from vitascope_trainer.evaluation.prompts import first_prompts
 from vitascope_trainer.evaluation.scoring import score
 from vitascope_trainer.generation import generate
 from vitascope_trainer.sources import Bucket
@@ -33,8 +35,22 @@ def one_thread() -> Iterator[None]:
 
 
 def test_32_held_out_prompts_come_out_right() -> None:
-    least = {"colour": 0.95, "background": 0.95, "motion": 0.95, "shape": 0.85, "count": 0.9}
+    least = {"colour": 0.95, "background": 0.95, "motion": 0.95, "shape": 0.85, "count": 0.9, "all four": 0.84}
     assert gate(FOLDER, least, num_frames=17, num_steps=NUM_STEPS) == {}
+
+
+def test_two_objects_are_told_apart() -> None:
+    least = {"colour": 0.9, "background": 0.9, "count": 0.8, "relation": 0.8, "binding": 0.6}
+    assert gate(FOLDER, least, "pairs", count=10, num_frames=17, num_steps=NUM_STEPS) == {}
+
+
+def test_the_empty_prompt_shows_what_was_asked_for_by_chance_alone() -> None:
+    model = load_model(FOLDER)
+    settings = replace(settings_of(model.card, "64x64", 17, NUM_STEPS), guidance=Guidance(1.0))
+    scenes = [prompt.scene for prompt in first_prompts("plain", 16)]
+    rates = score([read(clip) for clip in generate(model, [""] * 16, range(16), settings)], scenes)
+    assert rates["all four"].num_right == 0
+    assert all(rates[name].num_right <= 6 for name in ("colour", "motion", "background", "shape")), rates
 
 
 def test_the_demo_shows_what_its_prompt_says_but_for_how_sharp_its_star_is() -> None:

@@ -85,7 +85,8 @@ def test_the_recipes_are_listed_and_shown() -> None:
         (["dit", "huge"], f"there are: {', '.join(RECIPES)}"),
         (["dit", "tiny", "--processes", "3"], "dit.num_micro_batches: 2 is no multiple of --processes 3"),
         (["dit", "tiny"], "run the stage vae first"),
-        (["export", "tiny", "--model", "m"], "run the stage vae first"),
+        (["export", "tiny", "--model", "m/tiny"], "run the stage vae first"),
+        (["export", "tiny", "--model", "m"], "end it in tiny, or --set card.id=m"),
     ],
 )
 def test_the_command_line_tells_what_is_wrong_in_one_line(

@@ -53,6 +53,14 @@ def test_readable_videos_are_found_and_the_others_reported(videos: Path) -> None
     assert "caption" in found.skipped["silent.mp4"]
 
 
+def test_captions_of_files_that_are_not_there_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.mp4").touch()
+    lines = [{"file": name, "caption": "bars"} for name in ("a.mp4", "sub/b.mp4")]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert set(scan(tmp_path).skipped) == {"a.mp4", "sub/b.mp4"}
+
+
 def test_clips_have_the_buckets_size_and_are_the_same_each_time(videos: Path) -> None:
     source = _source(videos)
     clips = [source.clip(index, BUCKET).frames_THWC for index in range(4)]
@@ -120,9 +128,10 @@ def test_errors_name_the_file(videos: Path, tmp_path: Path) -> None:
         open_folder(tmp_path, 8, 0.0, 1, None)
     with pytest.raises(ConfigurationError, match=r"no video is long enough for 81 frames.*2\.9"):
         _source(videos).clip(0, Bucket(81, 32, 32))
-    (tmp_path / "captions.jsonl").write_text('{"file": "a.mp4"}\n', encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=r"captions\.jsonl, line 1"):
-        scan(tmp_path)
+    for line in ('{"file": "a.mp4"}', '{"file": "a.mp4", "caption": null}', '{"file": "a.mp4", "caption": " "}'):
+        (tmp_path / "captions.jsonl").write_text(f"{line}\n", encoding="utf-8")
+        with pytest.raises(ConfigurationError, match=r"captions\.jsonl, line 1"):
+            scan(tmp_path)
     gone = _source(videos)
     with pytest.raises(ConfigurationError, match=r"bars\.mp4"):
         FolderSource(tmp_path, gone.videos, 8, 1).clip(0, BUCKET)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from vitascope_models.vae import VAE, from_uint8
 from vitascope_trainer import stages as stages_module
 from vitascope_trainer.__main__ import app
 from vitascope_trainer.checkpoints import read_account, read_state, write_state
-from vitascope_trainer.config import overridden
+from vitascope_trainer.config import WorldData, overridden
 from vitascope_trainer.evaluation.loading import load_model, settings_of
 from vitascope_trainer.export import read_card, write_card
 from vitascope_trainer.generation import generate
@@ -32,10 +33,11 @@ from vitascope_trainer.latents import Encoder
 from vitascope_trainer.launch import sole_writer
 from vitascope_trainer.processes import Group
 from vitascope_trainer.progress import Reporter
-from vitascope_trainer.recipes import tiny
+from vitascope_trainer.recipes import RECIPES, recipe_named, tiny
 from vitascope_trainer.sources import Bucket, Clip, Said, WorldSource
 from vitascope_trainer.stages import Stages
 from vitascope_trainer.train_dit import DitTask
+from vitascope_trainer.world.scenes import random_scene
 
 CPU = torch.device("cpu")
 FAST = ["run.validate_steps=0", "run.log_steps=1", "dit.text_steps=2", "dit.tokens_per_batch=16"]
@@ -310,6 +312,15 @@ def test_no_stage_trains_on_what_is_held_out(tmp_path: Path, monkeypatch: pytest
     assert not any(each.is_held_out for each in drawn)
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_recipe_draws_what_is_held_out(name: str) -> None:
+    data = recipe_named(name).data
+    assert isinstance(data, WorldData)
+    rng = random.Random(6)
+    for mixture in (data.vae, data.dit):
+        assert not any(random_scene(rng, mix=mixture.mix).is_held_out for _ in range(500))
+
+
 def test_training_goes_on_from_a_model_folder(finished: Path, tmp_path: Path) -> None:
     folder = finished / "model" / "tiny"
     assignments = [f"init_from={folder}", "vae.steps=0", "dit.steps=1", "dit.latents=fresh", "dit.window_clips=4"]
@@ -408,5 +419,7 @@ def test_a_folder_of_videos_is_trained_on(tmp_path: Path) -> None:
     assert "skipped broken.mp4: it cannot be decoded" in result.output
     shard = next((tmp_path / "run" / "latents").glob("9x32x32-*/*.safetensors"))
     assert set(read_state(shard)) == {"latents", "last", "continues"}, "nobody knows where the objects are"
-    card = read_card(tmp_path / "run" / "model" / "tiny")
+    card = read_card(tmp_path / "run" / "model" / "tiny-videos")
+    assert (card["id"], card["title"]) == ("tiny-videos", "Tiny on videos")
+    assert card["description"] == "Trained on the videos of videos."
     assert card["provenance"]["recipe"]["dit"]["data"]["kind"] == "folder"

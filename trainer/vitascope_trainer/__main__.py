@@ -16,7 +16,7 @@ from rich.console import Console
 from vitascope_common.errors import ConfigurationError, UnavailableError, VitascopeError
 from vitascope_trainer.config import FolderData, Recipe, overridden
 from vitascope_trainer.launch import LAUNCHED, launch, sole_writer
-from vitascope_trainer.recipes import RECIPES, recipe_named
+from vitascope_trainer.recipes import RECIPES, own_card, recipe_named
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -147,7 +147,7 @@ def _recipe(name: str, assignments: Sequence[str], videos: Path | None) -> Recip
     recipe = recipe_named(name)
     if videos is not None:
         recipe = recipe.model_copy(update={"data": FolderData(folder=videos)})
-    return overridden(recipe, assignments)
+    return own_card(overridden(recipe, assignments), recipe.card)
 
 
 def _run(
@@ -161,6 +161,14 @@ def _run(
     sheet_path: Path | None = None,
 ) -> None:
     recipe = _recipe(name, assignments, videos)
+    model_id = str(recipe.card.get("id", recipe.name))
+    model_folder = model or out / "model" / model_id
+    if stage in ("export", "all") and model_folder.name != model_id:
+        raise ConfigurationError(
+            f"--model: {model_folder} would be refused, as a model's folder bears its id: end it in {model_id}, or "
+            f"--set card.id={model_folder.name}.",
+            param="model",
+        )
     command = [stage, name, "--out", str(out)]
     for each in assignments:
         command += ["--set", each]
@@ -180,11 +188,11 @@ def _run(
     is_first = os.environ.get("RANK", "0") == "0" and LAUNCHED not in os.environ
     is_writer = stage in ("vae", "latents", "dit", "all") and is_first
     with sole_writer(out) if is_writer else contextlib.nullcontext():
-        _run_stages(stage, recipe, out, command, model, sheet_path)
+        _run_stages(stage, recipe, out, command, model_folder, sheet_path)
 
 
 def _run_stages(
-    stage: str, recipe: Recipe, out: Path, command: Sequence[str], model: Path | None, sheet_path: Path | None
+    stage: str, recipe: Recipe, out: Path, command: Sequence[str], model_folder: Path, sheet_path: Path | None
 ) -> None:
     # Only now: torch takes seconds to import, and neither `recipes` nor the launching process needs it.
     from vitascope_trainer.loop import Interrupted
@@ -195,7 +203,6 @@ def _run_stages(
     with joined(recipe.run.device, recipe.run.num_threads, os.environ) as group:
         reporter = Reporter(Console(), group.is_first)
         stages = Stages(recipe, out, group, reporter)
-        model_folder = model or out / "model" / str(recipe.card.get("id", recipe.name))
         try:
             if stage in ("vae", "all"):
                 stages.vae()

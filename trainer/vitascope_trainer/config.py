@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from vitascope_common.errors import ConfigurationError
 from vitascope_trainer.sources import Bucket
+from vitascope_trainer.world.scenes import Mix
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -30,7 +31,7 @@ class Mixture(_Part):
     pattern: Share = 0.28
     """Of stripes, checkerboards and dots among the backgrounds."""
     small_on_pattern: Share = 0.0
-    """Of one small object that moves over a pattern: the hardest to draw with a sharp outline."""
+    """Of clips of one small object that moves over a pattern: the hardest to draw with a sharp outline."""
     later: Share = 0.0
     """Share of the clips that begin part-way through their motion."""
     later_from: tuple[float, float] = (0.25, 1.0)
@@ -41,6 +42,11 @@ class Mixture(_Part):
         if self.two + self.small_on_pattern > 1:
             raise ValueError("two and small_on_pattern add up to more than 1")
         return self
+
+    @property
+    def mix(self) -> Mix:
+        """Give the part of it that decides scenes."""
+        return Mix(self.two, self.texture, self.camera, self.pattern, self.small_on_pattern)
 
 
 class WorldData(_Part):

@@ -58,6 +58,9 @@ def scan(folder: Path, memo: Path | None = None) -> Scan:
     known = _read_memo(memo)
     fresh: dict[str, dict[str, Any]] = {}
     videos, skipped = [], {}
+    for name in sorted(listed):
+        if not (folder / name).is_file() or Path(name).name != name:
+            skipped[name] = f"{_CAPTIONS} names it, and it is no file of the folder itself"
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
         captions = (*listed.get(path.name, ()), *_captions_beside(path))
         if not captions:
@@ -124,7 +127,10 @@ def _listed_captions(path: Path) -> dict[str, list[str]]:
             continue
         try:
             entry = json.loads(line)
-            found.setdefault(str(entry["file"]), []).append(str(entry["caption"]))
+            file, caption = entry["file"], entry["caption"]
+            if not (isinstance(file, str) and isinstance(caption, str) and caption.strip()):
+                raise ValueError("not strings")
+            found.setdefault(file, []).append(caption.strip())
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigurationError(f'{path}, line {number}: need {{"file": ..., "caption": ...}}.') from error
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 from pydantic import JsonValue
@@ -9,6 +10,7 @@ from pydantic import JsonValue
 from vitascope_common.errors import ConfigurationError
 from vitascope_trainer.config import (
     DitStage,
+    FolderData,
     Mixture,
     ModelPart,
     Recipe,
@@ -115,7 +117,7 @@ def vita_mini_3() -> Recipe:
                 dit=Mixture(two=0.42, texture=0.1, camera=0.1, later=0.08, later_from=(0.25, 1.0)),
             ),
             "vae": VaeStage(
-                steps=3000,
+                steps=4600,
                 train_encoder=False,
                 sides_px=(64, 96, 128, 128),
                 crop_px=48,
@@ -127,7 +129,7 @@ def vita_mini_3() -> Recipe:
                 decay_share=0.8,
             ),
             "dit": DitStage(
-                steps=2400,
+                steps=1950,
                 warmup_steps=60,
                 decay_share=0.6,
                 learning_rate=8e-4,
@@ -173,7 +175,7 @@ def vita_mini_4() -> Recipe:
             ),
             "dit": before.dit.model_copy(
                 update={
-                    "steps": 1800,
+                    "steps": 1600,
                     "learning_rate": 7e-4,
                     "muon_learning_rate": 1.4e-3,
                     "decay_share": 0.8,
@@ -218,7 +220,7 @@ def vita_mini_5() -> Recipe:
             "vae": before.vae.model_copy(update={"steps": 2400, "learning_rate": 8e-4}),
             "dit": before.dit.model_copy(
                 update={
-                    "steps": 1800,
+                    "steps": 1700,
                     "warmup_steps": 40,
                     "learning_rate": 5e-4,
                     "muon_learning_rate": 1e-3,
@@ -305,6 +307,24 @@ def tiny() -> Recipe:
             },
         },
     )
+
+
+def own_card(recipe: Recipe, before: Mapping[str, JsonValue]) -> Recipe:
+    """Give a recipe whose data are a folder of videos a card that says so, where it still says what it said `before`.
+
+    An id stands for one model, and the recipes' own ids for those trained on drawn clips.
+    """
+    if not isinstance(recipe.data, FolderData):
+        return recipe
+    name = recipe.data.folder.resolve().name
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:60] or "videos"
+    own = {
+        "id": f"{before['id']}-{slug}",
+        "title": f"{before['title']} on {name}",
+        "description": f"Trained on the videos of {name}.",
+    }
+    changed = {field: value for field, value in own.items() if recipe.card.get(field) == before[field]}
+    return recipe.model_copy(update={"card": {**recipe.card, **changed}})
 
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = {

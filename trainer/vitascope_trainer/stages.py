@@ -48,7 +48,6 @@ from vitascope_trainer.sheets import contact_sheet, modules_of
 from vitascope_trainer.sources import Bucket, Source, WorldSource
 from vitascope_trainer.train_dit import DitTask, Student
 from vitascope_trainer.train_vae import VaeTask
-from vitascope_trainer.world.scenes import Mix
 
 Module = TypeVar("Module", bound=nn.Module)
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -218,10 +217,9 @@ class Stages:
                 held_out = None
             return train_on, held_out
         mixture: Mixture = recipe.data.vae if stage == "vae" else recipe.data.dit
-        mix = Mix(**mixture.model_dump(exclude={"later", "later_from"}))
         return (
-            WorldSource(recipe.seed, mix, mixture.later, mixture.later_from),
-            WorldSource(recipe.seed, mix, held_out=True),
+            WorldSource(recipe.seed, mixture.mix, mixture.later, mixture.later_from),
+            WorldSource(recipe.seed, mixture.mix, held_out=True),
         )
 
     def _new(self, kind: type[Module], name: str) -> Module:

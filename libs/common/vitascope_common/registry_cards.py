@@ -1,4 +1,4 @@
-"""Model cards: what a model is, which files it consists of, what it can do and what may be combined with it.
+"""Model cards: what a model is, which files it consists of, what it can do and what a request may choose.
 
 `kind` says what a model is for, and with it which of the classes below its card is:
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ import typer
 from vitascope_common.errors import VitascopeError
 from vitascope_common.registry_cards import ModelCard
 from vitascope_models.attention import TEMPORAL_MODES
+from vitascope_models.vae import VAE
 from vitascope_trainer.evaluation.given import WAYS, Continued, judge_given
 from vitascope_trainer.evaluation.judging import (
     Judged,
@@ -23,15 +23,17 @@ from vitascope_trainer.evaluation.judging import (
     controls,
     judge,
     rates_of,
+    real_clips,
     score_sets,
     vae_fidelity,
 )
 from vitascope_trainer.evaluation.loading import check, load_model, seconds_per_clip, settings_of
-from vitascope_trainer.evaluation.prompts import SETS, Prompt, all_prompts, plain_prompts
+from vitascope_trainer.evaluation.prompts import SETS, Prompt, all_prompts, first_prompts
 from vitascope_trainer.evaluation.report import as_json, as_markdown, fill, sheet_bytes, with_scores
 from vitascope_trainer.evaluation.scoring import Rate, score
 from vitascope_trainer.export import read_card, write_card
 from vitascope_trainer.generation import Settings
+from vitascope_trainer.world.scenes import Mix
 
 _SEED = 1_000
 _NUM_TIMED = 3
@@ -67,7 +69,7 @@ def evaluate(
     processes: Annotated[int, typer.Option(help="One-thread processes; 2 for two cores.", min=1)] = 2,
     out: Annotated[
         Path, typer.Option(help="Folder for evaluation.json, images/MODEL.webp and the table in model.md.")
-    ] = Path("docs"),
+    ] = Path("out/evaluation"),
     card: Annotated[
         bool,
         typer.Option(
@@ -86,28 +88,32 @@ def evaluate(
         typer.echo(error.message, err=True)
         raise typer.Exit(2) from error
     prompts = all_prompts(count or None)
-    plain = plain_prompts(attention_count)
+    plain = first_prompts("plain", attention_count)
     num_done = min(len(plain), sum(prompt.kind == "plain" for prompt in prompts))
-    few = plain_prompts(format_count)
+    few = first_prompts("plain", format_count)
     formats = _formats(loaded.card, settings) if few else {}
+    texts, scenes = [prompt.text for prompt in prompts], [prompt.scene for prompt in prompts]
     progress = _Progress(
         *(len(prompts), empty_count, len(TEMPORAL_MODES) * len(plain) - num_done),
         *(len(formats) * len(few), len(WAYS) * given_count),
     )
-    judged = judge(model, [prompt.text for prompt in prompts], settings, _SEED, processes, progress=progress)
+    judged = judge(model, texts, settings, _SEED, processes, progress=progress)
     # Plain prompts come first, so those of the comparison that are done had the seeds that it would give them.
     done = {settings.attention or loaded.card.attention.temporal: judged[:num_done]}
+    readings, real = [each.reading for each in judged], real_clips(scenes, settings)
+    steady = consistency_of_sets(readings, prompts)
+    steady |= {f"{name}, real clips": row for name, row in consistency_of_sets(real, prompts).items()}
     report = Report(
         model_id=loaded.card.id,
         settings=settings,
-        sets=score_sets(judged, prompts),
-        controls=controls(model, judged, prompts, settings, empty_count, processes, progress),
+        sets=score_sets(readings, prompts),
+        controls=controls(model, readings, real, scenes, settings, empty_count, processes, progress),
         attention=_by_attention(model, settings, plain, done, processes, progress),
         formats={name: rates_of(model, few, each, _SEED, processes, progress) for name, each in formats.items()},
         given=judge_given(model, settings, given_count, processes, progress),
-        consistency=consistency_of_sets(judged, prompts),
-        fidelity={str(side): vae_fidelity(loaded.vae, side, vae_count) for side in _VAE_SIDES if vae_count},
-        seconds_per_clip=seconds_per_clip(loaded, [prompt.text for prompt in prompts[:_NUM_TIMED]], settings),
+        consistency=steady,
+        fidelity=_fidelity(loaded.vae, vae_count) if vae_count else {},
+        seconds_per_clip=seconds_per_clip(loaded, texts[:_NUM_TIMED], settings),
         num_threads=torch.get_num_threads(),
     )
     sheet = out / "images" / f"{loaded.card.id}.webp"
@@ -122,19 +128,25 @@ def evaluate(
 
 
 def _formats(card: ModelCard, settings: Settings) -> dict[str, Settings]:
-    """Give the card's other sizes, its longest clip, and its other solvers with as many evaluations per clip."""
-    short = _SHORT_FRAMES
-    smallest = min(card.sizes, key=lambda size: prod(map(int, size.split("x"))))
-    longest = max(card.num_frames.values())
-    own = f"{settings.width_px}x{settings.height_px}"
-    formats = {f"{size}, {short} frames": settings_of(card, size, short) for size in card.sizes if size != own}
-    formats[f"{smallest}, {longest} frames"] = settings_of(card, smallest, longest)
+    """Give the card's other sizes and other lengths, and its other solvers with as many evaluations per clip."""
+    short, own, length = _SHORT_FRAMES, f"{settings.width_px}x{settings.height_px}", settings.num_frames
+    other_sizes = [(size, length) for size in card.sizes if size != own]
+    other_lengths = [(own, num_frames) for num_frames in card.num_frames.values() if num_frames != length]
+    formats = {f"{size}, {num} frames": settings_of(card, size, num) for size, num in (*other_sizes, *other_lengths)}
     for solver in card.solvers:
         if solver != settings.solver:
             steps = max(1, settings.num_steps // _EVALUATIONS.get(solver, 1))
             name = f"{own}, {short} frames, {solver}, {steps} steps"
             formats[name] = replace(settings, num_frames=short, solver=solver, num_steps=steps)
     return formats
+
+
+def _fidelity(vae: VAE, count: int) -> dict[str, dict[str, float]]:
+    """Measure the VAE at several sizes, and at the largest on one small object that moves over a pattern."""
+    found = {f"{side}x{side}": vae_fidelity(vae, side, Mix(), count) for side in _VAE_SIDES}
+    largest = max(_VAE_SIDES)
+    small = vae_fidelity(vae, largest, Mix(two=0.0, small_on_pattern=1.0), count)
+    return found | {f"{largest}x{largest}, small on patterns": small}
 
 
 def _by_attention(

@@ -6,13 +6,16 @@ Shapes: T frames, H rows, W columns, S rows and columns of a crop. Video is in [
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vitascope_trainer.evaluation.objects import Part
 from vitascope_trainer.evaluation.regions import Array
 
 CROP_SIDE = 32
+_SHOWN = 0.9  # of an object, for its outline to be judged
 _MARGIN = 1.2  # of a crop around the object's larger extent
 
 
@@ -33,10 +36,19 @@ def chosen_frames(part: Part, count: int) -> list[int]:
     seen = part.mask_THW.sum(axis=(1, 2)).astype(np.float64)
     seen *= seen / np.maximum(part.whole_THW.sum(axis=(1, 2)), 1)
     best = np.sort(np.argsort(-seen)[: max(count, len(seen) // 2)])
-    best = best[seen[best] > 0]
-    if not len(best):
+    return _spread(best[seen[best] > 0], count)
+
+
+def shown_frames(part: Part, count: int) -> list[int]:
+    """Choose frames evenly over the clip among those in which nothing hides more than a tenth of the object."""
+    seen, whole = part.mask_THW.sum(axis=(1, 2)), part.whole_THW.sum(axis=(1, 2))
+    return _spread(np.nonzero((seen > 0) & (seen >= _SHOWN * whole))[0], count)
+
+
+def _spread(frames: NDArray[np.signedinteger[Any]], count: int) -> list[int]:
+    if not len(frames):
         return []
-    return [int(t) for t in best[np.unique(np.linspace(0, len(best) - 1, count).astype(int))]]
+    return [int(t) for t in frames[np.unique(np.linspace(0, len(frames) - 1, count).astype(int))]]
 
 
 def turning(part: Part, light_THW: Array) -> float:

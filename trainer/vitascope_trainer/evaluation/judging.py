@@ -18,7 +18,7 @@ from vitascope_trainer.evaluation.fidelity import psnr_db, ssim
 from vitascope_trainer.evaluation.given import Kept
 from vitascope_trainer.evaluation.loading import Progress, loaded, settings_of, shared_out
 from vitascope_trainer.evaluation.probe import Reading, read
-from vitascope_trainer.evaluation.prompts import Prompt, plain_prompts, unseen_scene
+from vitascope_trainer.evaluation.prompts import Prompt, first_prompts, unseen_scene
 from vitascope_trainer.evaluation.scoring import Rate, score
 from vitascope_trainer.generation import Settings, generate
 from vitascope_trainer.sheets import thumbnails
@@ -105,24 +105,23 @@ class Report:
         return tuple(mode for mode, rates in self.attention.items() if rates["all four"].share >= least)
 
 
-def score_sets(judged: Sequence[Judged], prompts: Sequence[Prompt]) -> dict[str, dict[str, Rate]]:
+def score_sets(readings: Sequence[Reading], prompts: Sequence[Prompt]) -> dict[str, dict[str, Rate]]:
     """Score each set by itself, and all prompts together whose scene training cannot have shown."""
-    return {
-        name: score([each.reading for _, each in some], [prompt.scene for prompt, _ in some])
-        for name, some in _by_set(judged, prompts).items()
-    }
+    return {name: score(some, scenes) for name, (some, scenes) in _by_set(readings, prompts).items()}
 
 
-def consistency_of_sets(judged: Sequence[Judged], prompts: Sequence[Prompt]) -> dict[str, dict[str, float]]:
+def consistency_of_sets(readings: Sequence[Reading], prompts: Sequence[Prompt]) -> dict[str, dict[str, float]]:
     """Give how consistent the clips of each set are over time, and those of all as in `score_sets`."""
-    return {name: consistency([each.reading for _, each in some]) for name, some in _by_set(judged, prompts).items()}
+    return {name: consistency(some, scenes) for name, (some, scenes) in _by_set(readings, prompts).items()}
 
 
-def _by_set(judged: Sequence[Judged], prompts: Sequence[Prompt]) -> dict[str, list[tuple[Prompt, Judged]]]:
-    pairs = list(zip(prompts, judged, strict=True))
-    kinds = dict.fromkeys(prompt.kind for prompt in prompts)
-    return {"all": [pair for pair in pairs if pair[0].is_unseen]} | {
-        kind: [pair for pair in pairs if pair[0].kind == kind] for kind in kinds
+def _by_set(readings: Sequence[Reading], prompts: Sequence[Prompt]) -> dict[str, tuple[list[Reading], list[Scene]]]:
+    pairs = list(zip(readings, prompts, strict=True))
+    chosen = {"all": [pair for pair in pairs if pair[1].is_unseen]}
+    for kind in dict.fromkeys(prompt.kind for prompt in prompts):
+        chosen[kind] = [pair for pair in pairs if pair[1].kind == kind]
+    return {
+        name: ([reading for reading, _ in some], [prompt.scene for _, prompt in some]) for name, some in chosen.items()
     }
 
 
@@ -147,63 +146,70 @@ def real_clips(scenes: Sequence[Scene], settings: Settings, seed: int = 1) -> li
 
 def controls(
     folder: Path,
-    judged: Sequence[Judged],
-    prompts: Sequence[Prompt],
+    readings: Sequence[Reading],
+    real: Sequence[Reading],
+    scenes: Sequence[Scene],
     settings: Settings,
     num_empty: int,
     processes: int,
     progress: Progress,
 ) -> dict[str, dict[str, Rate]]:
-    """Score what has to come out near 1 and what has to come out near chance."""
-    scenes = [prompt.scene for prompt in prompts]
+    """Score what has to come out near 1 (`real` clips) and what has to come out near chance."""
     unguided = replace(settings, guidance=Guidance(1.0))
     empty = judge(folder, [""] * num_empty, unguided, 9_000, processes, progress=progress)
     every = max(1, len(scenes) // max(1, num_empty))
     return {
-        "real clips": score(real_clips(scenes, settings), scenes),
-        "labels of another clip": score([each.reading for each in judged], rotated(scenes)),
+        "real clips": score(real, scenes),
+        "labels of another clip": score(readings, rotated(scenes)),
         "empty prompt": score([each.reading for each in empty], scenes[::every][:num_empty]),
     }
 
 
-def consistency(readings: Sequence[Reading]) -> dict[str, float]:
-    """Give flicker beside the objects and how steady their colours and shapes are over time."""
+def consistency(readings: Sequence[Reading], scenes: Sequence[Scene]) -> dict[str, float]:
+    """Give flicker beside the objects, and the shares of the asked objects' frames with the clip's colour and shape.
+
+    An object that is not there keeps neither.
+    """
+    asked = sum(max(len(scene.things), reading.count) for reading, scene in zip(readings, scenes, strict=True))
     things = [thing for reading in readings for thing in reading.things]
     if not things:
         return {}
     return {
         "flicker": float(np.median([reading.flicker for reading in readings])),
-        "colour kept": float(np.mean([thing.colour_steadiness for thing in things])),
-        "shape kept": float(np.mean([thing.shape_steadiness for thing in things])),
+        "colour kept": sum(thing.colour_steadiness for thing in things) / asked,
+        "shape kept": sum(thing.shape_steadiness for thing in things) / asked,
     }
 
 
-def vae_fidelity(vae: VAE, size_px: int, num_clips: int, num_frames: int = 17, seed: int = 3) -> dict[str, float]:
-    """Give mean PSNR (dB) and SSIM over clips with held-out objects, encoded and decoded."""
+def vae_fidelity(
+    vae: VAE, size_px: int, mix: Mix, num_clips: int, num_frames: int = 17, seed: int = 3
+) -> dict[str, float]:
+    """Give mean and least PSNR (dB) and mean SSIM over clips with held-out objects, encoded and decoded."""
     rng = random.Random(seed)
     found = []
     for _ in range(num_clips):
-        frames, _ = render(unseen_scene(rng, Mix()), num_frames, size_px, size_px, rng)
+        frames, _ = render(unseen_scene(rng, mix), num_frames, size_px, size_px, rng)
         with torch.no_grad():
             latents = vae.encode(from_uint8(torch.from_numpy(frames)[None]))
         decoded = torch.cat(list(vae.decode_stream(latents))).numpy()
         found.append((psnr_db(frames, decoded), ssim(frames, decoded)))
     psnr, similarity = (float(each) for each in np.mean(found, axis=0))
-    return {"psnr_db": psnr, "ssim": similarity}
+    return {"psnr_db": psnr, "least_psnr_db": min(one for one, _ in found), "ssim": similarity}
 
 
 def gate(
     folder: Path,
     least: Mapping[str, float],
+    kind: str = "plain",
     count: int = 32,
     size: str | None = None,
     num_frames: int | None = None,
     num_steps: int | None = None,
 ) -> dict[str, tuple[float, float]]:
-    """Make clips for unseen plain prompts and give the attributes whose share falls short, with what was wanted.
+    """Make clips for unseen prompts of a set and give the attributes whose share falls short, with what was wanted.
 
     Empty: the model passes. `least` names attributes of `scoring.agreement` and the share that each needs.
     """
     settings = settings_of(loaded(folder).card, size, num_frames, num_steps)
-    rates = rates_of(folder, plain_prompts(count), settings, seed=500)
+    rates = rates_of(folder, first_prompts(kind, count), settings, seed=500)
     return {name: (rates[name].share, want) for name, want in least.items() if rates[name].share < want}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vitascope_trainer.evaluation.backgrounds import Backdrop, read_backdrop
 from vitascope_trainer.evaluation.classifier import shape_logits
-from vitascope_trainer.evaluation.crops import chosen_frames, crop, tone_share, turning
+from vitascope_trainer.evaluation.crops import chosen_frames, crop, shown_frames, tone_share, turning
 from vitascope_trainer.evaluation.motions import name_motion
 from vitascope_trainer.evaluation.objects import Part, find_parts, texture_tone
 from vitascope_trainer.evaluation.regions import Array, centres_and_areas, dilated
@@ -26,6 +26,7 @@ from vitascope_trainer.world.scenes import COLOURS, SHAPES, TEXTURES
 _SIDE = 128  # of the clips that are looked at; larger ones are reduced
 _MOST_FRAMES = 25
 _SHAPE_FRAMES = 5
+_STEADY_FRAMES = 12
 _HALF = {"single": 0.1925, "pair": 0.1425, "changing": 0.275}
 """Radius between small and large: of one object, of one of two, and the largest of one that grows or shrinks."""
 
@@ -41,7 +42,7 @@ class Seen:
     """Small or large, whichever is nearer."""
     texture: str
     shape_steadiness: float
-    """Share of the frames looked at in which the shape is the one that the clip as a whole shows."""
+    """Share of the frames that show the object, up to twelve of them, in which its shape reads as the clip's."""
     colour_steadiness: float
     """Share of the frames in which the colour is the clip's."""
 
@@ -115,9 +116,18 @@ def _seen(video: Array, light: Array, backdrop: Backdrop, part: Part, count: int
         motion=motion,
         size="small" if radius < _HALF[kind] else "large",
         texture=_texture(video, part, shape),
-        shape_steadiness=float(np.mean(logits.argmax(axis=1) == SHAPES.index(shape))),
+        shape_steadiness=_shape_steadiness(part, shape),
         colour_steadiness=_colour_steadiness(video, part),
     )
+
+
+def _shape_steadiness(part: Part, shape: str) -> float:
+    """Look at frames all over the clip: fast and slow, near and far, but for those in which another object hides it."""
+    frames = shown_frames(part, _STEADY_FRAMES)
+    if not frames:
+        return 0.0
+    logits = shape_logits(np.stack([crop(part, t) for t in frames]))
+    return float(np.mean(logits.argmax(axis=1) == SHAPES.index(shape)))
 
 
 def _colour_steadiness(video: Array, part: Part) -> float:

@@ -67,9 +67,9 @@ def all_prompts(count: int | None = None, seed: int = 2024) -> list[Prompt]:
     return [prompt for prompts in made.values() for prompt in prompts[: max(1, round(count * len(prompts) / total))]]
 
 
-def plain_prompts(count: int) -> list[Prompt]:
-    """Give the first plain prompts."""
-    return [prompt for prompt in all_prompts() if prompt.kind == "plain"][:count]
+def first_prompts(kind: str, count: int) -> list[Prompt]:
+    """Give the first prompts of a set."""
+    return [prompt for prompt in all_prompts() if prompt.kind == kind][:count]
 
 
 def _distinct(draw: Callable[[], Scene], count: int) -> list[Scene]:

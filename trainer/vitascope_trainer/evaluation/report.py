@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vitascope_trainer.evaluation.judging import Report
 from vitascope_trainer.evaluation.scoring import Rate
+from vitascope_trainer.generation import Settings
 from vitascope_trainer.sheets import contact_sheet
 
 BEGIN, END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
@@ -63,7 +64,8 @@ def _rounded(table: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, fl
 def with_scores(card: Mapping[str, Any], report: Report) -> dict[str, Any]:
     """Give a model's card with shares per set of prompts, and with the attentions that may be asked for.
 
-    Those are its own and, if at least 64 prompts compared them, the ones that passed; else they stay as they were.
+    Those are its own and, if at least 64 prompts compared them on clips of the card's default size and length, the ones
+    that passed; else they stay as they were.
     """
     settings = report.settings
     scores = {
@@ -82,10 +84,16 @@ def with_scores(card: Mapping[str, Any], report: Report) -> dict[str, Any]:
     }
     attention = card.get("attention", {})
     full = report.attention.get("full", {}).get("all four")
-    if full and full.num_asked >= _LEAST_COMPARED:
+    if full and full.num_asked >= _LEAST_COMPARED and _is_default_clip(card, settings):
         own = attention.get("temporal", "full")
         attention = {**attention, "allowed": list(dict.fromkeys((own, *report.attention_allowed)))}
     return {**card, "attention": attention, "evaluation": scores}
+
+
+def _is_default_clip(card: Mapping[str, Any], settings: Settings) -> bool:
+    defaults = card["defaults"]
+    size = f"{settings.width_px}x{settings.height_px}"
+    return (size, settings.num_frames) == (defaults["size"], card["num_frames"][defaults["seconds"]])
 
 
 def _rates(tables: Mapping[str, Mapping[str, Rate]]) -> dict[str, Any]:
@@ -135,7 +143,10 @@ def as_markdown(report: Report, sheet: str) -> str:
     if any(report.consistency.values()):
         lines += [*_consistency(report.consistency), ""]
     for size, row in report.fidelity.items():
-        lines.append(f"- VAE at {size}x{size}: PSNR {row['psnr_db']:.1f} dB, SSIM {row['ssim']:.3f} on unseen clips")
+        lines.append(
+            f"- VAE, unseen clips of {size}: PSNR {row['psnr_db']:.1f} dB (the worst clip {row['least_psnr_db']:.1f}), "
+            f"SSIM {row['ssim']:.3f}"
+        )
     return "\n".join([*lines, "", f"![Clips for unseen prompts, one a row]({sheet})"])
 
 
