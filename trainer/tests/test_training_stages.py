@@ -406,6 +406,15 @@ def test_videos_too_short_for_a_stage_are_refused_before_it_trains(
         stages(tmp_path / "run", *data).vae()
 
 
+def test_a_folder_whose_captions_change_is_not_trained_on_further(tmp_path: Path) -> None:
+    make_videos(tmp_path / "videos")
+    data = ["data.kind=folder", f"data.folder={tmp_path / 'videos'}"]
+    stages(tmp_path / "run", *data, "vae.steps=2").vae()
+    (tmp_path / "videos" / "0.txt").write_text("something else\n", encoding="utf-8")
+    with pytest.raises(ConflictError, match=r"data\.content_sha256: [0-9a-f]+ -> [0-9a-f]+"):
+        stages(tmp_path / "run", *data, "vae.steps=3").vae()
+
+
 def test_a_folder_of_videos_is_trained_on(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     make_videos(videos)

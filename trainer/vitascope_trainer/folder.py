@@ -204,6 +204,13 @@ class FolderSource:
         return hashlib.sha256(json.dumps([files, self.fps, self.seed, str(bucket)]).encode()).hexdigest()
 
     @property
+    def content_sha256(self) -> str:
+        """Hash the files' content, and their captions."""
+        return hashlib.sha256(
+            json.dumps([(each.name, each.sha256, each.captions) for each in self.videos]).encode()
+        ).hexdigest()
+
+    @property
     def longest_s(self) -> float:
         """Give the duration of the longest video."""
         return max((video.duration_s for video in self.videos), default=0.0)

@@ -28,7 +28,7 @@ from vitascope_models.vae import VAE
 from vitascope_trainer.checkpoints import read_account, read_state, remove_unfinished, state_sha256, write_state
 from vitascope_trainer.config import FolderData, Mixture, Recipe, differences
 from vitascope_trainer.export import card_defaults, export, read_card
-from vitascope_trainer.folder import open_folder
+from vitascope_trainer.folder import FolderSource, open_folder
 from vitascope_trainer.generation import Parts, Settings, generate
 from vitascope_trainer.latents import (
     Batch,
@@ -66,7 +66,8 @@ class Stages:
     def vae(self) -> None:
         """Train the VAE, or take over that of `init_from` where the recipe says no steps."""
         recipe = self._recipe
-        settings = self._settings({"seed", "precision", "init_from"}, "vae") | {
+        source, held_out = self._sources("vae")
+        settings = self._settings({"seed", "precision", "init_from"}, "vae", source) | {
             "model": {"vae": recipe.model.vae},
             "vae": recipe.vae.model_dump(mode="json", exclude={"steps"}),
         }
@@ -76,7 +77,6 @@ class Stages:
             raise ConfigurationError("vae.steps: 0 leaves the VAE as in init_from, which is not said.")
         if recipe.init_from is None and not recipe.vae.train_encoder:
             raise ConfigurationError("vae.train_encoder: false keeps the encoder of init_from, which is not said.")
-        source, held_out = self._sources("vae")
         vae = self._new(VAE, "vae")
         if recipe.vae.steps == 0:
             if self._group.is_first:
@@ -122,13 +122,13 @@ class Stages:
     def dit(self) -> None:
         """Train text encoder and transformer; needs the VAE, and the cache where the recipe has one."""
         recipe = self._recipe
-        settings = self._settings({"seed", "precision", "init_from", "model", "shard_clips"}, "dit") | {
+        source, held_out = self._sources("dit")
+        settings = self._settings({"seed", "precision", "init_from", "model", "shard_clips"}, "dit", source) | {
             "dit": recipe.dit.model_dump(mode="json", exclude={"steps"}),
             "encoder_sha256": self._encoder_sha256(),
         }
         if self._is_done("dit", settings, recipe.dit.steps):
             return
-        source, held_out = self._sources("dit")
         latents: Latents
         if recipe.dit.latents == "cached":
             latents = CachedLatents(source, self._layouts(source))
@@ -244,9 +244,11 @@ class Stages:
                 ) from error
         return module
 
-    def _settings(self, fields: set[str], stage: str) -> dict[str, Any]:
-        """Give the fields, and the part of `data` that matters to a stage."""
+    def _settings(self, fields: set[str], stage: str, source: Source) -> dict[str, Any]:
+        """Give the fields, and the part of `data` that matters to a stage, with what lies in its folder."""
         data = self._recipe.data.model_dump(mode="json", exclude={"vae", "dit"} - {stage})
+        if isinstance(source, FolderSource):
+            data["content_sha256"] = source.content_sha256
         settings = self._recipe.model_dump(mode="json", include=fields) | {"data": data}
         return settings | ({"init_from": self._begun_with()} if "init_from" in fields else {})
 
