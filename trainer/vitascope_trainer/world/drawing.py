@@ -29,6 +29,9 @@ Bytes = NDArray[np.uint8]
 
 _RADIUS = {"small": (0.125, 0.15), "large": (0.235, 0.26), "unsaid": (0.15, 0.24)}
 _PAIR_RADIUS = {"small": (0.10, 0.115), "large": (0.17, 0.18), "unsaid": (0.13, 0.155)}
+_BOUNCE = (
+    0.28  # height of a bounce, of which there are two in a clip: higher, and four frames of it blur into one latent
+)
 _CELL = 1 / 8  # width of a stripe and of a checkerboard's field
 
 
@@ -158,7 +161,7 @@ def _single(thing: Thing, u: Array, rng: random.Random, wide: float, tall: float
         if not (step_x and step_y):  # leave the middle line
             x, y = x + rng.uniform(-0.06, 0.06) * (step_x == 0), y + rng.uniform(-0.06, 0.06) * (step_y == 0)
     elif thing.motion == "bounce":
-        y = (tall - low) - (tall - 2 * low) * 0.95 * np.abs(np.cos(2 * np.pi * u))
+        y = (tall - low) - min(_BOUNCE, 0.95 * (tall - 2 * low)) * np.abs(np.cos(2 * np.pi * u))
     elif thing.motion == "orbit":
         reach, start = rng.uniform(0.2, 0.235), rng.uniform(0, 2 * math.pi)
         x = 0.5 * wide + reach * np.cos(start + 2 * np.pi * u)

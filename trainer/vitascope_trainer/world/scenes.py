@@ -244,6 +244,6 @@ def _any_pair(rng: random.Random, mix: Mix) -> Scene:
     first = Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)), motion, rng.choice(sizes))
     if relation == "beside":
         return Scene((first, first), _any_background(rng, mix.pattern), relation)
-    other = "still" if rng.random() < 0.35 else motion
+    other = "still" if rng.random() < 0.45 else motion
     second = Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)), other, rng.choice(sizes))
     return Scene((first, second), _any_background(rng, mix.pattern), relation)
