@@ -95,7 +95,8 @@ def test_a_misspelt_variable_stops_the_start(tmp_path: Path) -> None:
 def test_the_end_of_the_terminal_is_the_end_unless_nohup_says_otherwise(
     tmp_path: Path, launcher: tuple[str, ...]
 ) -> None:
-    with starting(tmp_path / "data", "good", launcher=launcher) as process:
+    buffered = {"PYTHONUNBUFFERED": ""}
+    with starting(tmp_path / "data", "good", launcher=launcher, environ=buffered) as process:
         pids = first_line(process)["pids"].values()
         process.send_signal(signal.SIGHUP)
         if launcher:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -55,9 +56,14 @@ def up(data_dir: DataDir, host: str, port: int, models_dir: Path) -> int:
 
 def say(line: str) -> None:
     """Tell the person at the terminal, if that is still there; stdout is for the one line of JSON."""
-    with contextlib.suppress(OSError):
+    try:
         sys.stderr.write(f"vitascope: {line}\n")
         sys.stderr.flush()
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.EIO):
+            # What is left in the buffer would fail again when the process ends, and make a failure of a good end.
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
 def _num_threads(environ: Mapping[str, str]) -> int | None:
