@@ -510,6 +510,18 @@ def test_an_ffmpeg_that_fails_is_a_retryable_error(rig, ffmpeg):
     assert (report.error_code, report.is_retryable) == ("encoder_failed", True)
 
 
+@pytest.mark.parametrize("writes", [":", 'for file; do :; done; : > "$file"'], ids=["no file", "an empty file"])
+def test_an_ffmpeg_that_takes_every_frame_and_writes_nothing_is_a_retryable_error(rig, tmp_path, writes):
+    path = tmp_path / "ffmpeg"
+    path.write_text(f"#!/bin/sh\ncat > /dev/null\n{writes}\n")
+    path.chmod(0o755)
+    worker, task = rig.worker(ffmpeg=str(path)), rig.task()
+    worker.run(task)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report.error_code, report.is_retryable) == ("encoder_failed", True)
+    assert "wrote nothing" in report.error_message
+
+
 @pytest.fixture
 def hung_ffmpeg(tmp_path):
     path = tmp_path / "ffmpeg"

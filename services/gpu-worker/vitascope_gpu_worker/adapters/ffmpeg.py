@@ -46,6 +46,7 @@ class Mezzanine:
     """
 
     def __init__(self, path: Path, width_px: int, height_px: int, fps: int, ffmpeg: str) -> None:
+        self._path = path
         self._shape = (height_px, width_px, 3)
         self._num_frames = 0
         command = [ffmpeg, "-hide_banner", "-nostdin", "-loglevel", "error", "-y"]
@@ -111,6 +112,8 @@ class Mezzanine:
                 self._process.wait(POLL_S)
         if self._process.returncode != 0:
             raise self._failed()
+        if not self._path.is_file() or not self._path.stat().st_size:
+            raise EncoderError("ffmpeg ended well and wrote nothing.")
 
     @property
     def _stdin(self) -> int:
