@@ -83,7 +83,7 @@ chaos: $(STAMP)  ## kill, wipe, freeze and corrupt the running stack in every ph
 	@$(PYTHON) -m pytest tests/chaos -m "slow or not slow" $(if $(CHAOS_SEED),--chaos-seed $(CHAOS_SEED))
 
 eval-model: $(STAMP)  ## score the built-in model on unseen prompts into docs/model.md; MODEL=… another, into out/evaluation; ARGS="--help" lists options
-	@$(PYTHON) -m vitascope_trainer.evaluation $(or $(MODEL),models/vita-mini-4 --out docs) $(ARGS)
+	@$(PYTHON) -m vitascope_trainer.evaluation $(or $(MODEL),models/vita-mini-6 --out docs) $(ARGS)
 
 system-deps:  ## install the Debian packages that some suites need (root)
 	@.ci/system-deps

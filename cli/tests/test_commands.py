@@ -29,7 +29,7 @@ VIDEO: dict[str, Any] = {
     "object": "video",
     "status": "completed",
     "progress": 100,
-    "model": "vita-mini-4",
+    "model": "vita-mini-6",
     "prompt": "a red ball\n[bold]bouncing[/bold]",
     "seconds": "4",
     "size": "64x64",
@@ -82,7 +82,7 @@ POOL: dict[str, Any] = {
             "group_size": 2,
             "num_slots": 4,
             "num_free_slots": 3,
-            "warm_models": ["vita-mini-4"],
+            "warm_models": ["vita-mini-6"],
             "expires_in_ms": 9000,
             "is_draining": True,
             "task_ids": ["video_1.generate.0"],
@@ -138,7 +138,7 @@ class Api(BaseHTTPRequestHandler):
         if path == "/v1/videos":
             return self.send_json(200, {"object": "list", "data": [VIDEO, CANCELLED], "has_more": False})
         if path == "/v1/models":
-            model = {"id": "vita-mini-4", "title": "Vita mini 4", "sizes": ["64x64"], "seconds": ["2", "4"]}
+            model = {"id": "vita-mini-6", "title": "Vita mini 6", "sizes": ["64x64"], "seconds": ["2", "4"]}
             return self.send_json(200, {"object": "list", "data": [{**model, "defaults": {"num_inference_steps": 24}}]})
         if path.endswith("/events"):
             return self.send_events(path)
@@ -339,7 +339,7 @@ def test_tables(run: Run, data_dir: DataDir) -> None:
     assert lines[2].split()[:2] == ["video_2", "cancelled"]
     found = run("models", "--base-url", data_dir.read_state()["base_url"], "--data-dir", str(data_dir.path))
     found = found.stdout.splitlines()
-    assert found[1].split() == ["vita-mini-4", "Vita", "mini", "4", "64x64", "2,", "4", "24"]
+    assert found[1].split() == ["vita-mini-6", "Vita", "mini", "6", "64x64", "2,", "4", "24"]
     assert "cancelled" in run("cancel", "video_2", "--data-dir", str(data_dir.path)).stderr
 
 
@@ -372,9 +372,9 @@ def test_doctor_says_what_to_do(tmp_path: Path, data_dir: DataDir) -> None:
     assert check_models(tmp_path).verdict is Verdict.PROBLEM
     assert check_stack(DataDir(tmp_path / "none")).verdict is Verdict.NOTE
     assert check_stack(data_dir).verdict is Verdict.PROBLEM  # it answers /readyz with 401
-    damaged = tmp_path / "models" / "vita-mini-4"
+    damaged = tmp_path / "models" / "vita-mini-6"
     damaged.mkdir(parents=True)
-    for source in (default_models_dir() / "vita-mini-4").iterdir():
+    for source in (default_models_dir() / "vita-mini-6").iterdir():
         (damaged / source.name).write_bytes(
             source.read_bytes()[:-1] + b"?" if source.name == "vae.safetensors" else source.read_bytes()
         )
@@ -460,7 +460,7 @@ def test_the_queue_shows_shares_workers_and_leases(run: Run, data_dir: DataDir) 
     assert lines[0] == "Pool default: 3 waiting (30.5 GPU-s), 1 in flight, virtual time 2.50 draining"
     assert "standard V 1.25 4 3 1 30.5 GPU-s 12.0 GPU-s 9.5 GPU-s 2.50" in lines
     assert "[bold]acme 2 3 1 of 4 30.5 GPU-s 12.0 GPU-s 9.5 GPU-s 1.50" in lines
-    assert "gpu-worker-1 cpu x 2 3 of 4 vita-mini-4 9.0 s draining" in lines
+    assert "gpu-worker-1 cpu x 2 3 of 4 vita-mini-6 9.0 s draining" in lines
     assert "video_1.generate.0 acme, standard gpu-worker-1 handed over 2 10.0 8.0 s" in lines
     assert any(line.startswith("Pool postproc: ") for line in lines)
 

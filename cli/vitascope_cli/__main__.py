@@ -372,7 +372,7 @@ def list_models(
 
         vitascope models verify
 
-        vitascope models pull s3://bucket/models vita-mini-4
+        vitascope models pull s3://bucket/models vita-mini-6
     """
     if _is_for_subcommand(context):
         return
@@ -403,7 +403,7 @@ def verify_models(
 
     Example:
 
-        vitascope models verify vita-mini-4
+        vitascope models verify vita-mini-6
     """
     problems = _models(models_dir, data_dir).verify(model, _stderr())
     for problem in problems:
@@ -433,9 +433,9 @@ def pull_model(
 
     Examples:
 
-        vitascope models pull /media/disk/vita-mini-4
+        vitascope models pull /media/disk/vita-mini-6
 
-        vitascope models pull s3://bucket/models vita-mini-4
+        vitascope models pull s3://bucket/models vita-mini-6
     """
     from vitascope_cli.stack import current_environment
 

@@ -19,7 +19,7 @@ from vitascope_trainer.config import Recipe, WorldData, overridden
 from vitascope_trainer.latents import CachedLatents, Encoder, FreshLatents, Latents, cache_layout, encode_cache
 from vitascope_trainer.optimiser import Optimiser
 from vitascope_trainer.processes import Group
-from vitascope_trainer.recipes import vita_mini_5
+from vitascope_trainer.recipes import vita_mini_6
 from vitascope_trainer.sources import WorldSource
 from vitascope_trainer.train_dit import DitTask, Student
 
@@ -34,7 +34,7 @@ def run() -> list[Figure]:
     """Measure."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    recipe = overridden(vita_mini_5(), ["dit.text_steps=0", "dit.num_micro_batches=1", "dit.tokens_per_batch=1280"])
+    recipe = overridden(vita_mini_6(), ["dit.text_steps=0", "dit.num_micro_batches=1", "dit.tokens_per_batch=1280"])
     bucket = recipe.dit.buckets[0].bucket
     assert isinstance(recipe.data, WorldData)
     source = WorldSource(0, recipe.data.dit.mix)

@@ -64,7 +64,7 @@ def _warm_up(stack: Stack) -> None:
             for video_id in [make_clip(stack, steps=6, seed=number) for number in range(3)]:
                 stack.client.videos.wait(video_id)
             models = [redis.hget(name, "models") or "" for name in redis.scan_iter(keys.worker(POOL, "*"))]
-            if len(models) == 2 and all("vita-mini-4" in one for one in models):
+            if len(models) == 2 and all("vita-mini-6" in one for one in models):
                 return
             if time.monotonic() > until_s:
                 raise TimeoutError(f"the two workers did not become warm: {models}")

@@ -73,7 +73,7 @@ def test_the_video_is_signed_and_a_changed_byte_shows(stack: Stack, finished: st
     assert "c2pa.created" in manifest
     assert "trainedAlgorithmicMedia" in manifest
     assert finished in manifest
-    assert "vita-mini-4" in manifest
+    assert "vita-mini-6" in manifest
     assert PROMPT not in manifest
     tampered = bytearray(data)
     tampered[-100] ^= 1
@@ -105,7 +105,7 @@ def test_the_same_seed_makes_the_same_video(stack: Stack, finished: str) -> None
 def test_the_stock_openai_client_works(stack: Stack) -> None:
     with openai.OpenAI(base_url=f"{stack.base_url}/v1", api_key=stack.api_key) as client:
         video = client.videos.create_and_poll(
-            prompt="a blue square moving up on a white background", model="vita-mini-4", seconds="4"
+            prompt="a blue square moving up on a white background", model="vita-mini-6", seconds="4"
         )
         assert video.status == "completed"
         assert client.videos.download_content(video.id).read()[4:8] == b"ftyp"
@@ -116,7 +116,7 @@ def test_the_stock_openai_client_works(stack: Stack) -> None:
         with pytest.raises(openai.NotFoundError):
             client.videos.retrieve(video.id)
         with pytest.raises(openai.BadRequestError) as refused:
-            client.videos.create(prompt="a naked child", model="vita-mini-4")
+            client.videos.create(prompt="a naked child", model="vita-mini-6")
         assert refused.value.code == "moderation_blocked"
         with pytest.raises(openai.BadRequestError) as wrong:
             client.videos.create(prompt="a ball", seconds="7")  # type: ignore[arg-type]

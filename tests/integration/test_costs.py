@@ -20,7 +20,7 @@ from vitascope_scheduler.job_manager import JobManager, Report, TaskStatus
 from vitascope_scheduler.testing import TENANT, Sql, admit, artifact, checkpoint, generate_params
 
 MEZZANINE = artifact("mezzanine", "mezzanine")
-MODEL = "vita-mini-4"
+MODEL = "vita-mini-6"
 
 
 async def run(manager: JobManager, job_id: str, used_s: float, attempt: int = 1) -> None:

@@ -51,7 +51,7 @@ class TestClaim:
         claim = await manager.claim(first, "w1")
         assert claim.task is not None
         assert (claim.task.attempt, claim.task.stage, claim.task.checkpoints) == (1, "generate", ())
-        assert claim.task.params.model == "vita-mini-4"
+        assert claim.task.params.model == "vita-mini-6"
         job = await look.job(job_id)
         assert (job["state"], job["version"], job["phase"]) == ("running", 2, "loading")
         assert job["started_at_ms"]
@@ -80,12 +80,12 @@ class TestClaim:
     async def test_a_task_says_what_it_needs_of_its_worker(
         self, manager: JobManager, database: Database, first: str
     ) -> None:
-        affinity = {"model": "vita-mini-4", "adapters": ["a", "b"]}
+        affinity = {"model": "vita-mini-6", "adapters": ["a", "b"]}
         async with database.transaction() as connection:
             await connection.execute(sa.update(tables.tasks).values(affinity=affinity, group_size=2))
         claim = await manager.claim(first, "w1")
         assert claim.task is not None
-        assert (claim.task.affinity, claim.task.group_size) == ({"model": "vita-mini-4", "adapters": "a,b"}, 2)
+        assert (claim.task.affinity, claim.task.group_size) == ({"model": "vita-mini-6", "adapters": "a,b"}, 2)
 
     async def test_refusals_say_why(self, manager: JobManager, job_id: str, first: str, last: str) -> None:
         assert (await manager.claim("video_0.generate.0", "w1")).reason == "unknown"

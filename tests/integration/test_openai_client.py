@@ -21,7 +21,7 @@ from vitascope_gateway.testing import Neighbours, add_tenant, gateway_process, n
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 MODELS_DIR = Path(__file__).parents[2] / "models"
-MODEL = "vita-mini-4"
+MODEL = "vita-mini-6"
 
 
 class Files(BaseHTTPRequestHandler):

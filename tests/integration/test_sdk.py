@@ -53,7 +53,7 @@ def test_events_survive_a_gateway_that_is_killed_and_comes_back(tmp_path: Path) 
             assert (video.seed, video.metadata, video.status) == (3, {"a": "b"}, "queued")
             assert client.videos.retrieve(video.id).queue_position == 2
             assert [one.id for one in client.videos.list()] == [video.id]
-            assert [model.id for model in client.models()] == ["vita-mini-4"]
+            assert [model.id for model in client.models()] == ["vita-mini-6"]
             with pytest.raises(ModerationBlockedError):
                 client.videos.create(prompt="forbidden")
             with pytest.raises(InvalidRequestError) as wrong:

@@ -128,7 +128,7 @@ def _sharded(num_shards: int, num_steps: int) -> dict[str, Any]:
 
 def _card(pool: str) -> ModelCard:
     return ModelCard.model_construct(
-        id="vita-mini-4",
+        id="vita-mini-6",
         pool=pool,
         group_size=1,
         cost=Cost(fixed_s=0, per_step_frame_s=0.01),
@@ -138,7 +138,7 @@ def _card(pool: str) -> ModelCard:
 
 def _params(num_steps: int, num_frames: int) -> GenerateParams:
     return GenerateParams(
-        model="vita-mini-4",
+        model="vita-mini-6",
         model_sha256="0" * 64,
         prompt="a ball",
         negative_prompt="",

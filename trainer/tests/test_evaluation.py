@@ -360,6 +360,38 @@ def test_what_cannot_be_made_is_refused_in_one_line(tmp_path: Path, options: lis
     assert message in found.output
 
 
+def test_a_place_that_takes_no_results_is_refused_before_the_work(tmp_path: Path) -> None:
+    folder, out = _untrained_model(tmp_path / "model"), tmp_path / "docs"
+    out.mkdir()
+    (out / "model.md").write_text("# About a model\n")
+    (tmp_path / "file").touch()
+    for place, message in ((out, BEGIN), (tmp_path / "file", "nothing can be written")):
+        found = CliRunner().invoke(evaluation_app, [str(folder), "--out", str(place)])
+        assert (found.exit_code, found.output.count("\n")) == (2, 1), found.output
+        assert message in found.output
+    assert (out / "model.md").read_text() == "# About a model\n"
+
+
+def test_what_a_card_offers_is_judged_as_far_as_it_can_be(tmp_path: Path) -> None:
+    folder = _untrained_model(tmp_path / "model")
+    card = yaml.safe_load((folder / "card.yaml").read_text())
+    card |= {
+        "sizes": ["128x128", "64x64", "72x64"],
+        "capabilities": ["text_to_video", "extension"],
+        "solvers": ["euler"],
+    }
+    (folder / "card.yaml").write_text(yaml.safe_dump(card))
+    cheap = ["--size", "64x64", "--frames", "5", "--steps", "1", "--processes", "1", "--vae-count", "0", "--count", "7"]
+    few = ["--empty-count", "1", "--attention-count", "0", "--format-count", "1", "--given-count", "1"]
+    found = CliRunner().invoke(evaluation_app, [str(folder), *cheap, *few, "--out", str(tmp_path / "out")])
+    assert found.exit_code == 0, found.output
+    assert "Left out, 72x64, 5 frames: Clips of" in found.output
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert set(report["given"]) == {"beginning"}
+    assert "128x128, 5 frames" in report["formats"]
+    assert "72x64, 5 frames" not in report["formats"]
+
+
 def test_a_folder_without_a_card_is_refused_in_one_line(tmp_path: Path) -> None:
     found = CliRunner().invoke(evaluation_app, [str(tmp_path)])
     assert (found.exit_code, found.output.count("\n")) == (2, 1)
@@ -408,7 +440,7 @@ def test_a_model_is_scored_by_the_command_and_its_card_says_how(tmp_path: Path) 
     folder, out = _untrained_model(tmp_path / "model"), tmp_path / "docs"
     before = yaml.safe_load((folder / "card.yaml").read_text())
     cheap = ["--size", "64x64", "--frames", "5", "--steps", "1", "--processes", "1", "--vae-count", "1"]
-    few = ["--count", "7", "--empty-count", "1", "--attention-count", "3", "--format-count", "1", "--given-count", "1"]
+    few = ["--count", "7", "--attention-count", "3", "--format-count", "1", "--given-count", "1"]
     command = [str(folder), *cheap, *few, "--out", str(out)]
     assert CliRunner().invoke(evaluation_app, command).exit_code == 0
     assert yaml.safe_load((folder / "card.yaml").read_text()) == before
@@ -417,6 +449,7 @@ def test_a_model_is_scored_by_the_command_and_its_card_says_how(tmp_path: Path) 
     after = yaml.safe_load((folder / "card.yaml").read_text())
     report = json.loads((out / "evaluation.json").read_text())
     assert set(report["given"]) == set(WAYS)
+    assert report["controls"]["empty prompt"]["all four"]["asked"] == report["sets"]["all"]["all four"]["asked"]
     assert report["given"]["first frame"]["rates"]["all four"]["asked"] == 1
     assert all(name in "".join(report["formats"]) for name in ("frames, heun, 1 steps", "rk4", "ddim"))
     assert after["evaluation"]["size"] == "64x64"
@@ -432,7 +465,7 @@ def test_a_model_is_scored_by_the_command_and_its_card_says_how(tmp_path: Path) 
     assert shares == {name: rate.num_right for name, rate in rates.items()}
 
 
-def test_a_card_allows_its_own_attention_and_those_that_passed_before_enough_prompts() -> None:
+def test_a_card_allows_the_attentions_that_passed_before_enough_prompts_and_its_own_only_then() -> None:
     default = f"{SETTINGS.width_px}x{SETTINGS.height_px}"
 
     def judged(num: int, size: str = default) -> dict[str, Any]:
@@ -443,7 +476,7 @@ def test_a_card_allows_its_own_attention_and_those_that_passed_before_enough_pro
         clip = {"defaults": {"size": size, "seconds": "1"}, "num_frames": {"1": SETTINGS.num_frames}}
         return with_scores({"id": "tiny", "attention": {"temporal": "causal", "window": 3}, **clip}, report)
 
-    assert judged(100)["attention"] == {"temporal": "causal", "window": 3, "allowed": ["causal", "full", "window"]}
+    assert judged(100)["attention"] == {"temporal": "full", "window": 3, "allowed": ["full", "window"]}
     assert judged(100)["evaluation"]["attention"] == {"full": 1.0, "causal": 0.5, "window": 1.0}
     assert judged(10)["attention"] == judged(100, "32x32")["attention"] == {"temporal": "causal", "window": 3}
 

@@ -22,7 +22,7 @@ from vitascope_trainer.world.scenes import Scene, Thing
 
 pytestmark = pytest.mark.model
 
-FOLDER = Path(__file__).parents[2] / "models" / "vita-mini-4"
+FOLDER = Path(__file__).parents[2] / "models" / "vita-mini-6"
 NUM_STEPS = 12  # half the default: the probe hardly notices, and the test takes half the time
 
 
@@ -39,6 +39,11 @@ def test_32_held_out_prompts_come_out_right() -> None:
     assert gate(FOLDER, least, num_frames=17, num_steps=NUM_STEPS) == {}
 
 
+def test_what_is_small_and_moves_over_a_pattern_keeps_its_shape() -> None:
+    least = {"colour": 0.9, "background": 0.9, "motion": 0.9, "shape": 0.8, "count": 0.9, "all four": 0.75}
+    assert gate(FOLDER, least, "small", count=10, num_frames=17, num_steps=NUM_STEPS) == {}
+
+
 def test_two_objects_are_told_apart() -> None:
     least = {"colour": 0.9, "background": 0.9, "count": 0.8, "relation": 0.8, "binding": 0.6}
     assert gate(FOLDER, least, "pairs", count=10, num_frames=17, num_steps=NUM_STEPS) == {}
@@ -53,13 +58,16 @@ def test_the_empty_prompt_shows_what_was_asked_for_by_chance_alone() -> None:
     assert all(rates[name].num_right <= 6 for name in ("colour", "motion", "background", "shape")), rates
 
 
-def test_the_demo_shows_what_its_prompt_says_but_for_how_sharp_its_star_is() -> None:
+def test_the_demo_shows_exactly_what_its_prompt_says() -> None:
     model = load_model(FOLDER)
     prompt = "a small green star bouncing on a striped background"
     scene = Scene((Thing("star", "green", "bounce", "small"),), "stripes")
     clips = generate(model, [prompt] * 3, range(3), settings_of(model.card, num_steps=NUM_STEPS))
-    rates = score([read(clip) for clip in clips], [scene] * 3)
-    assert all(rates[name].num_right == 3 for name in ("background", "motion", "count", "colour")), rates
+    readings = [read(clip) for clip in clips]
+    rates = score(readings, [scene] * 3)
+    assert {name: rate.num_right for name, rate in rates.items()} == dict.fromkeys(rates, 3)
+    # It is a star in most frames, and not only where it is slow.
+    assert np.mean([each.things[0].shape_steadiness for each in readings]) > 0.6, readings
 
 
 @pytest.mark.parametrize("way", ["first frame", "beginning"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from vitascope_common.errors import ConfigurationError
+from vitascope_trainer import __main__ as entry
 from vitascope_trainer.__main__ import app, main
 from vitascope_trainer.config import FolderData, WorldData, differences, overridden
 from vitascope_trainer.export import card_defaults
@@ -103,3 +106,30 @@ def test_the_command_line_tells_what_is_wrong_in_one_line(
     assert caught.value.code == 2
     assert words in told
     assert told.count("\n") == 1
+
+
+def _documented() -> list[str]:
+    """Give the commands that the documents tell people to type."""
+    root = Path(__file__).parents[2]
+    texts = [(root / name).read_text(encoding="utf-8") for name in ("docs/model.md", "trainer/README.md")]
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    return [line for line in lines if line.startswith("vitascope-train ")]
+
+
+@pytest.mark.parametrize("command", _documented())
+def test_a_documented_command_begins_its_work(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[object] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(entry, "_run_stages", lambda *given: begun.append(given))
+    monkeypatch.setattr(entry, "launch", lambda *given: begun.append(given) or 0)
+    found = CliRunner().invoke(app, shlex.split(command, comments=True)[1:])
+    assert (found.exit_code, found.exception) == (0, None), found.exception
+    assert len(begun) == (0 if command.startswith("vitascope-train recipes") else 1)
+
+
+def test_a_stage_that_is_left_out_need_not_be_shared_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(entry, "launch", lambda *_: 0)
+    command = ["all", "vita-mini-6", "--out", str(tmp_path), "--set", "init_from=somewhere", "--processes", "2"]
+    refused = CliRunner().invoke(app, command)
+    assert "vae.num_micro_batches: 1" in str(refused.exception)
+    assert CliRunner().invoke(app, [*command, "--set", "vae.steps=0"]).exit_code == 0

@@ -53,12 +53,15 @@ def test_readable_videos_are_found_and_the_others_reported(videos: Path) -> None
     assert "caption" in found.skipped["silent.mp4"]
 
 
-def test_captions_of_files_that_are_not_there_are_reported(tmp_path: Path) -> None:
+def test_captions_of_files_that_are_not_there_or_no_videos_are_reported(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b.mp4").touch()
-    lines = [{"file": name, "caption": "bars"} for name in ("a.mp4", "sub/b.mp4")]
+    (tmp_path / "c.mpg").touch()
+    lines = [{"file": name, "caption": "bars"} for name in ("a.mp4", "sub/b.mp4", "c.mpg")]
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    assert set(scan(tmp_path).skipped) == {"a.mp4", "sub/b.mp4"}
+    skipped = scan(tmp_path).skipped
+    assert set(skipped) == {"a.mp4", "sub/b.mp4", "c.mpg"}
+    assert ".mp4" in skipped["c.mpg"]
 
 
 def test_clips_have_the_buckets_size_and_are_the_same_each_time(videos: Path) -> None:

@@ -430,5 +430,11 @@ def test_a_folder_of_videos_is_trained_on(tmp_path: Path) -> None:
     assert set(read_state(shard)) == {"latents", "last", "continues"}, "nobody knows where the objects are"
     card = read_card(tmp_path / "run" / "model" / "tiny-videos")
     assert (card["id"], card["title"]) == ("tiny-videos", "Tiny on videos")
+    assert str(tmp_path) not in json.dumps(card), "a card that is shared says nothing of its maker's disk"
+    moved = videos.rename(tmp_path / "moved")
+    again = CliRunner().invoke(
+        app, ["dit", "tiny", "--videos", str(moved), "--out", str(tmp_path / "run"), *options(*few)]
+    )
+    assert "dit.safetensors is finished" in again.output.replace("\n", ""), again.output
     assert card["description"] == "Trained on the videos of videos."
     assert card["provenance"]["recipe"]["dit"]["data"]["kind"] == "folder"

@@ -161,6 +161,8 @@ def _run(
     sheet_path: Path | None = None,
 ) -> None:
     recipe = _recipe(name, assignments, videos)
+    if stage in ("vae", "all"):
+        recipe.check_vae()
     model_id = str(recipe.card.get("id", recipe.name))
     model_folder = model or out / "model" / model_id
     if stage in ("export", "all") and model_folder.name != model_id:
@@ -177,10 +179,13 @@ def _run(
     command += [] if num_processes == 1 else ["--processes", str(num_processes)]
 
     if num_processes > 1 and "WORLD_SIZE" not in os.environ:
-        for part, count in (("vae", recipe.vae.num_micro_batches), ("dit", recipe.dit.num_micro_batches)):
-            if stage in (part, "all") and count % num_processes:
+        for part, training in (("vae", recipe.vae), ("dit", recipe.dit)):
+            count = training.num_micro_batches
+            if stage in (part, "all") and training.steps and count % num_processes:
                 raise ConfigurationError(
-                    f"{part}.num_micro_batches: {count} is no multiple of --processes {num_processes}."
+                    f"{part}.num_micro_batches: {count} is no multiple of --processes {num_processes}: run the stage "
+                    f"{part} by itself with fewer processes, or --set {part}.num_micro_batches={num_processes} for "
+                    "larger batches."
                 )
         with sole_writer(out):
             raise typer.Exit(launch(command, num_processes, os.environ))

@@ -287,6 +287,13 @@ class Recipe(_Part):
             raise ValueError("dit.buckets names a size and length twice")
         return self
 
+    def check_vae(self) -> None:
+        """Make sure that the stage vae has something to begin with. Raises: ConfigurationError."""
+        if self.init_from is None and self.vae.steps == 0:
+            raise ConfigurationError("vae.steps: 0 leaves the VAE as in init_from, which is not said.")
+        if self.init_from is None and not self.vae.train_encoder:
+            raise ConfigurationError("vae.train_encoder: false keeps the encoder of init_from, which is not said.")
+
 
 def overridden(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
     """Apply assignments such as `dit.steps=500` or `dit.buckets.0.size=64x64`; values are read as YAML.

@@ -61,6 +61,8 @@ def scan(folder: Path, memo: Path | None = None) -> Scan:
     for name in sorted(listed):
         if not (folder / name).is_file() or Path(name).name != name:
             skipped[name] = f"{_CAPTIONS} names it, and it is no file of the folder itself"
+        elif Path(name).suffix.lower() not in SUFFIXES:
+            skipped[name] = f"its name ends in none of {', '.join(sorted(SUFFIXES))}"
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
         captions = (*listed.get(path.name, ()), *_captions_beside(path))
         if not captions:

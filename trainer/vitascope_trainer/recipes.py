@@ -154,7 +154,7 @@ def vita_mini_3() -> Recipe:
 
 
 def vita_mini_4() -> Recipe:
-    """Go on from a vita-mini-3 (init_from) on 128x128 and more patterns: the model that Vitascope ships."""
+    """Go on from a vita-mini-3 (init_from) on 128x128 and more patterns: what vita-mini-5 goes on from."""
     before = vita_mini_3()
     return before.model_copy(
         update={
@@ -246,7 +246,7 @@ def vita_mini_5() -> Recipe:
 
 
 def vita_mini_6() -> Recipe:
-    """Go on from a vita-mini-5 (init_from), which knew a bounce twice as high: the model to ship next."""
+    """Go on from a vita-mini-5 (init_from), which knew a bounce twice as high: the model that Vitascope ships."""
     before = vita_mini_5()
     data = before.data
     assert isinstance(data, WorldData)

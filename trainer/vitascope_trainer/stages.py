@@ -73,10 +73,6 @@ class Stages:
         }
         if self._is_done("vae", settings, recipe.vae.steps):
             return
-        if recipe.init_from is None and recipe.vae.steps == 0:
-            raise ConfigurationError("vae.steps: 0 leaves the VAE as in init_from, which is not said.")
-        if recipe.init_from is None and not recipe.vae.train_encoder:
-            raise ConfigurationError("vae.train_encoder: false keeps the encoder of init_from, which is not said.")
         vae = self._new(VAE, "vae")
         if recipe.vae.steps == 0:
             if self._group.is_first:
@@ -245,8 +241,8 @@ class Stages:
         return module
 
     def _settings(self, fields: set[str], stage: str, source: Source) -> dict[str, Any]:
-        """Give the fields, and the part of `data` that matters to a stage, with what lies in its folder."""
-        data = self._recipe.data.model_dump(mode="json", exclude={"vae", "dit"} - {stage})
+        """Give the fields, and what of `data` matters to a stage; a folder by what lies in it, not by its path."""
+        data = self._recipe.data.model_dump(mode="json", exclude={"vae", "dit", "folder"} - {stage})
         if isinstance(source, FolderSource):
             data["content_sha256"] = source.content_sha256
         settings = self._recipe.model_dump(mode="json", include=fields) | {"data": data}

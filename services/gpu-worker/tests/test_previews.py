@@ -2,6 +2,7 @@
 
 import io
 import threading
+import time
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 
 from vitascope_common.errors import ConflictError, UnavailableError
 from vitascope_common.registry import Capability
+from vitascope_gpu_worker import previews as previews_module
 from vitascope_gpu_worker.previews import MAX_BYTES, NUM_KEPT, Previews, encode
 from vitascope_proto.v1 import scheduler_pb2
 
@@ -66,12 +68,16 @@ def test_the_newest_three_of_an_attempt_are_kept(rig, eager):
     assert len(kept) == NUM_KEPT
 
 
-def test_previews_take_no_more_than_their_share_of_the_time(rig):
-    previews, task = Previews(rig.store, every_s=0.0, max_share=1e-9), rig.task()
+@pytest.mark.parametrize(("loop_s", "background_s"), [(0.03, 0.0), (0.0, 0.03), (0.03, 0.03)])
+def test_previews_take_no_more_than_their_share_of_the_time(rig, monkeypatch, loop_s, background_s):
+    previews, task = Previews(rig.store, every_s=0.0, max_share=0.01), rig.task()
+    monkeypatch.setattr(previews_module.time, "thread_time", iter([0.0, background_s]).__next__)
     previews.begin(task)
     assert previews.is_due
-    previews.submit(task, 1, noise(1, 8, 8), 1.0, 1e-6)
+    begun_s = time.monotonic()
+    previews.submit(task, 1, noise(1, 8, 8), 1.0, loop_s)
     assert previews.flush(10)
+    assert 100 * (loop_s + background_s) <= previews._due_s - begun_s < 100 * (loop_s + background_s) + 10
     assert not previews.is_due
     previews.begin(task)
     assert previews.is_due

@@ -67,7 +67,7 @@ class Previews:
         """Make a preview in the background of frames, uint8, that last so long; making them kept the loop `took_s`."""
         metrics.PREVIEW_SECONDS.labels("loop").observe(took_s)
         with self._condition:
-            self._waiting = _Frames(task, step, frames_THWC, duration_s)
+            self._waiting = _Frames(task, step, frames_THWC, duration_s, took_s)
             self._due_s = time.monotonic() + max(self._every_s, took_s / self._max_share)
             self._condition.notify_all()
 
@@ -110,7 +110,8 @@ class Previews:
                 metrics.PREVIEW_SECONDS.labels("background").observe(took_s)
                 with self._condition:
                     self._is_busy = False
-                    self._due_s = max(self._due_s, time.monotonic() + took_s / self._max_share)
+                    cost_s = frames.took_s + took_s
+                    self._due_s = max(self._due_s, time.monotonic() + cost_s / self._max_share)
                     self._condition.notify_all()
 
     def _keep(self, frames: "_Frames") -> None:
@@ -135,6 +136,7 @@ class _Frames:
     step: int
     frames_THWC: Tensor
     duration_s: float
+    took_s: float  # of the loop
 
 
 def encode(frames_THWC: Tensor, duration_s: float) -> bytes | None:

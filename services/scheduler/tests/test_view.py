@@ -15,7 +15,7 @@ POOL, TTL_MS, NOW = "default", 10_000, 1_000_000
 
 
 async def add_worker(queue: RedisQueue, slots: int = 2, worker_id: str = "w1") -> None:
-    await queue.register(Worker(worker_id, "gpu-worker", POOL, "H100", 4, slots, ("vita-mini-4",)), NOW, TTL_MS)
+    await queue.register(Worker(worker_id, "gpu-worker", POOL, "H100", 4, slots, ("vita-mini-6",)), NOW, TTL_MS)
 
 
 async def serve(queue: RedisQueue, num: int) -> None:
@@ -52,7 +52,7 @@ async def test_workers_and_leases_are_shown(queue: RedisQueue) -> None:
     await queue.lease(replace(row, attempt=1), "w1", NOW + 2, TTL_MS)
     view = await queue.view(POOL, NOW + 3)
     assert view.leases == (LeaseView("t0", "a", "standard", "w1", "claimed", TTL_MS - 1, 10.0, 1),)
-    assert view.workers == (WorkerView("w1", "H100", 4, 2, 1, ("vita-mini-4",), TTL_MS - 3, False, ("t0",)),)
+    assert view.workers == (WorkerView("w1", "H100", 4, 2, 1, ("vita-mini-6",), TTL_MS - 3, False, ("t0",)),)
     await queue.heartbeat(POOL, "w1", SlotsOfWorker(("t0",), is_draining=True), NOW + 3, TTL_MS)
     (worker,) = (await queue.view(POOL, NOW + 3)).workers
     assert (worker.is_draining, worker.num_free_slots) == (True, 0)

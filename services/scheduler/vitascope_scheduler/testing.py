@@ -39,7 +39,7 @@ START_S = 20.0
 def generate_params() -> GenerateParams:
     """Return parameters that mean nothing in particular."""
     return GenerateParams(
-        model="vita-mini-4",
+        model="vita-mini-6",
         model_sha256="0" * 64,
         prompt="a red ball rolls left",
         negative_prompt="",
@@ -58,7 +58,7 @@ def generate_params() -> GenerateParams:
 
 def finish_params() -> FinishParams:
     """Return parameters of the second stage."""
-    return FinishParams("vita-mini-4", "0" * 64, width_px=64, height_px=64, num_frames=17, fps=8)
+    return FinishParams("vita-mini-6", "0" * 64, width_px=64, height_px=64, num_frames=17, fps=8)
 
 
 def artifact(name: str, role: str = "") -> Artifact:
@@ -96,7 +96,7 @@ async def admit(
     common: dict[str, Any] = {"job_id": job_id, "tenant_id": tenant_id, "kind": kind.name, "created_at_ms": now_ms}
     common |= {"traceparent": traceparent, "class_name": class_name}
     job: dict[str, Any] = {
-        "model": "vita-mini-4",
+        "model": "vita-mini-6",
         "state": "queued",
         "phase": "queued",
         "prompt": "A red ball",
@@ -124,7 +124,7 @@ async def admit(
             "checkpoints": [],
             "cost_s": cost_s,
             "yieldable": stage.yieldable,
-            "affinity": {"model": "vita-mini-4"},
+            "affinity": {"model": "vita-mini-6"},
         }
         for stage in kind.stages
         for shard in range(stage.num_shards)

@@ -11,8 +11,7 @@ from typing import Annotated
 import torch
 import typer
 
-from vitascope_common.errors import VitascopeError
-from vitascope_common.registry_cards import ModelCard
+from vitascope_common.errors import ConfigurationError, VitascopeError
 from vitascope_models.attention import TEMPORAL_MODES
 from vitascope_models.vae import VAE
 from vitascope_trainer.evaluation.given import WAYS, Continued, judge_given
@@ -27,9 +26,9 @@ from vitascope_trainer.evaluation.judging import (
     score_sets,
     vae_fidelity,
 )
-from vitascope_trainer.evaluation.loading import check, load_model, seconds_per_clip, settings_of
+from vitascope_trainer.evaluation.loading import Model, check, load_model, seconds_per_clip, settings_of
 from vitascope_trainer.evaluation.prompts import SETS, Prompt, all_prompts, first_prompts
-from vitascope_trainer.evaluation.report import as_json, as_markdown, fill, sheet_bytes, with_scores
+from vitascope_trainer.evaluation.report import as_json, as_markdown, check_out, fill, sheet_bytes, with_scores
 from vitascope_trainer.evaluation.scoring import Rate, score
 from vitascope_trainer.export import read_card, write_card
 from vitascope_trainer.generation import Settings
@@ -84,18 +83,21 @@ def evaluate(
         loaded = load_model(model)
         settings = settings_of(loaded.card, size, frames or None, steps or None, attention)
         check(loaded, settings)
+        check_out(out)
     except VitascopeError as error:
         typer.echo(error.message, err=True)
         raise typer.Exit(2) from error
     prompts = all_prompts(count or None)
+    empty_count = min(empty_count, len(prompts))
     plain = first_prompts("plain", attention_count)
     num_done = min(len(plain), sum(prompt.kind == "plain" for prompt in prompts))
     few = first_prompts("plain", format_count)
-    formats = _formats(loaded.card, settings) if few else {}
+    formats = _formats(loaded, settings) if few else {}
+    ways = [way for way, capability in WAYS.items() if capability in loaded.card.capabilities]
     texts, scenes = [prompt.text for prompt in prompts], [prompt.scene for prompt in prompts]
     progress = _Progress(
         *(len(prompts), empty_count, len(TEMPORAL_MODES) * len(plain) - num_done),
-        *(len(formats) * len(few), len(WAYS) * given_count),
+        *(len(formats) * len(few), len(ways) * given_count),
     )
     judged = judge(model, texts, settings, _SEED, processes, progress=progress)
     # Plain prompts come first, so those of the comparison that are done had the seeds that it would give them.
@@ -110,14 +112,13 @@ def evaluate(
         controls=controls(model, readings, real, scenes, settings, empty_count, processes, progress),
         attention=_by_attention(model, settings, plain, done, processes, progress),
         formats={name: rates_of(model, few, each, _SEED, processes, progress) for name, each in formats.items()},
-        given=judge_given(model, settings, given_count, processes, progress),
+        given=judge_given(model, ways, settings, given_count, processes, progress),
         consistency=steady,
         fidelity=_fidelity(loaded.vae, vae_count) if vae_count else {},
         seconds_per_clip=seconds_per_clip(loaded, texts[:_NUM_TIMED], settings),
         num_threads=torch.get_num_threads(),
     )
     sheet = out / "images" / f"{loaded.card.id}.webp"
-    sheet.parent.mkdir(parents=True, exist_ok=True)
     sheet.write_bytes(_sheet(judged, prompts, [(way, each.first) for way, each in report.given.items()]))
     (out / "evaluation.json").write_text(as_json(report), encoding="utf-8")
     tables = as_markdown(report, f"images/{sheet.name}")
@@ -127,8 +128,12 @@ def evaluate(
     typer.echo(f"\n{tables}")
 
 
-def _formats(card: ModelCard, settings: Settings) -> dict[str, Settings]:
-    """Give the card's other sizes and other lengths, and its other solvers with as many evaluations per clip."""
+def _formats(model: Model, settings: Settings) -> dict[str, Settings]:
+    """Give the card's other sizes and other lengths, and its other solvers with as many evaluations per clip.
+
+    Those that cannot be judged are left out, and told.
+    """
+    card = model.card
     short, own, length = _SHORT_FRAMES, f"{settings.width_px}x{settings.height_px}", settings.num_frames
     other_sizes = [(size, length) for size in card.sizes if size != own]
     other_lengths = [(own, num_frames) for num_frames in card.num_frames.values() if num_frames != length]
@@ -138,6 +143,12 @@ def _formats(card: ModelCard, settings: Settings) -> dict[str, Settings]:
             steps = max(1, settings.num_steps // _EVALUATIONS.get(solver, 1))
             name = f"{own}, {short} frames, {solver}, {steps} steps"
             formats[name] = replace(settings, num_frames=short, solver=solver, num_steps=steps)
+    for name in list(formats):
+        try:
+            check(model, formats[name])
+        except ConfigurationError as error:
+            typer.echo(f"Left out, {name}: {error.message}", err=True)
+            del formats[name]
     return formats
 
 

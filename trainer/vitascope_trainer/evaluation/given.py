@@ -8,7 +8,7 @@ Shapes: T frames, H rows, W columns.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vitascope_common.registry_cards import Capability
 from vitascope_models.conditioning import change, extension, first_frame, keyframes, num_continued_frames
 from vitascope_trainer.evaluation.fidelity import psnr_db
 from vitascope_trainer.evaluation.loading import Model, Progress, loaded, shared_out
@@ -32,7 +33,13 @@ from vitascope_trainer.world.scenes import COLOURS, Mix, Scene
 
 Bytes = NDArray[np.uint8]
 
-WAYS = ("first frame", "first and last frame", "beginning", "change of colour")
+WAYS = {
+    "first frame": Capability.IMAGE_TO_VIDEO,
+    "first and last frame": Capability.KEYFRAMES,
+    "beginning": Capability.EXTENSION,
+    "change of colour": Capability.VIDEO_TO_VIDEO,
+}
+"""The ways to give frames, and what a model must be able to do for each."""
 _STRENGTH = 0.75  # of a change: what is left of the clip says where the object is, and no longer its colour
 
 
@@ -63,10 +70,12 @@ class Kept:
     first: Continued
 
 
-def judge_given(folder: Path, settings: Settings, count: int, processes: int, progress: Progress) -> dict[str, Kept]:
-    """Make and read `count` clips for each of the `WAYS`."""
+def judge_given(
+    folder: Path, ways: Sequence[str], settings: Settings, count: int, processes: int, progress: Progress
+) -> dict[str, Kept]:
+    """Make and read `count` clips for each way, of `WAYS`."""
     found = {}
-    for way in WAYS if count else ():
+    for way in ways if count else ():
         made = shared_out(partial(continued, folder, way, settings), range(count), processes, progress)
         rates = score([each.reading for each in made], [each.scene for each in made])
         kept, after = (float(np.mean(each)) for each in zip(*((m.kept_db, m.next_db) for m in made), strict=True))

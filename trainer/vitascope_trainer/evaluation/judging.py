@@ -154,8 +154,11 @@ def controls(
     processes: int,
     progress: Progress,
 ) -> dict[str, dict[str, Rate]]:
-    """Score what has to come out near 1 (`real` clips) and what has to come out near chance."""
-    unguided = replace(settings, guidance=Guidance(1.0))
+    """Score what has to come out near 1 (`real` clips) and what has to come out near chance.
+
+    There are at most as many clips of the empty prompt as scenes.
+    """
+    unguided, num_empty = replace(settings, guidance=Guidance(1.0)), min(num_empty, len(scenes))
     empty = judge(folder, [""] * num_empty, unguided, 9_000, processes, progress=progress)
     every = max(1, len(scenes) // max(1, num_empty))
     return {

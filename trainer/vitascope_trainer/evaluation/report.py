@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitascope_common.errors import ConfigurationError
+from vitascope_common.files import atomic_write, make_folder
 from vitascope_trainer.evaluation.judging import Report
 from vitascope_trainer.evaluation.scoring import Rate
 from vitascope_trainer.generation import Settings
@@ -64,8 +67,8 @@ def _rounded(table: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, fl
 def with_scores(card: Mapping[str, Any], report: Report) -> dict[str, Any]:
     """Give a model's card with shares per set of prompts, and with the attentions that may be asked for.
 
-    Those are its own and, if at least 64 prompts compared them on clips of the card's default size and length, the ones
-    that passed; else they stay as they were.
+    Those are the ones that passed, if at least 64 prompts compared them on clips of the card's default size and length;
+    else they stay as they were. A default that did not pass is replaced by full attention.
     """
     settings = report.settings
     scores = {
@@ -86,7 +89,8 @@ def with_scores(card: Mapping[str, Any], report: Report) -> dict[str, Any]:
     full = report.attention.get("full", {}).get("all four")
     if full and full.num_asked >= _LEAST_COMPARED and _is_default_clip(card, settings):
         own = attention.get("temporal", "full")
-        attention = {**attention, "allowed": list(dict.fromkeys((own, *report.attention_allowed)))}
+        own = own if own in report.attention_allowed else "full"
+        attention = {**attention, "temporal": own, "allowed": list(dict.fromkeys((own, *report.attention_allowed)))}
     return {**card, "attention": attention, "evaluation": scores}
 
 
@@ -173,18 +177,36 @@ def _consistency(table: Mapping[str, Mapping[str, float]]) -> list[str]:
     return rows
 
 
+def check_out(folder: Path) -> None:
+    """Find out before the work whether its results can be written to a folder. Raises: ConfigurationError."""
+    try:
+        make_folder(folder / "images")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f"--out: nothing can be written to {folder}: {error.strerror}.") from error
+    _around(folder / "model.md")
+
+
 def fill(document: Path, content: str) -> None:
     """Replace what lies between the markers of a document; a document that is not there begins with them.
 
     Raises:
-        ValueError: the document has no markers.
+        ConfigurationError: the document has no markers.
     """
-    text = document.read_text(encoding="utf-8") if document.exists() else f"# The built-in model\n\n{BEGIN}\n{END}\n"
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{document} needs the lines {BEGIN} and {END} around the table")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    document.write_text(f"{before}{BEGIN}\n\n{content}\n\n{END}{after}", encoding="utf-8")
+    before, after = _around(document)
+    atomic_write(document, f"{before}{BEGIN}\n\n{content}\n\n{END}{after}".encode())
+
+
+def _around(document: Path) -> tuple[str, str]:
+    """Give what lies before and after the markers of a document."""
+    if not document.exists():
+        return "# The model\n\n", "\n"
+    before, begin, rest = document.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ConfigurationError(f"{document} needs the lines {BEGIN} and {END}, between which the tables are written.")
+    return before, after
 
 
 def sheet_bytes(clips_THWC: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> bytes:
