@@ -127,6 +127,15 @@ def test_a_documented_command_begins_its_work(command: str, tmp_path: Path, monk
     assert len(begun) == (0 if command.startswith("vitascope-train recipes") else 1)
 
 
+@pytest.mark.parametrize("assignment", ["vae.train_encoder=false", "vae.steps=0"])
+def test_a_vae_that_begins_with_another_needs_to_be_told_which(assignment: str, tmp_path: Path) -> None:
+    command = ["vae", "tiny", "--out", str(tmp_path / "run"), "--set", assignment]
+    refused = CliRunner().invoke(app, command)
+    assert isinstance(refused.exception, ConfigurationError)
+    assert "init_from, which is not said" in str(refused.exception)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_stage_that_is_left_out_need_not_be_shared_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(entry, "launch", lambda *_: 0)
     command = ["all", "vita-mini-6", "--out", str(tmp_path), "--set", "init_from=somewhere", "--processes", "2"]
