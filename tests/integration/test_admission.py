@@ -19,6 +19,7 @@ from vitascope_common.tables import METADATA, jobs, outbox, tasks
 from vitascope_common.tokens import api_key_hash
 from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.admission import NewJob, admit
+from vitascope_gateway.idempotency import Repeatable
 from vitascope_gateway.request import parse_request
 from vitascope_gateway.testing import add_tenant
 
@@ -206,6 +207,28 @@ def test_many_at_once_are_all_written(runner: asyncio.Runner, database: Database
     for row in runner.run(rows(database, outbox)):
         by_job.setdefault(row["job_id"], []).append(row["topic"])
     assert set(map(tuple, by_job.values())) == {("event", "ready")}
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_of_many_that_are_one_request_one_is_written(
+    runner: asyncio.Runner, database: Database, card: ModelCard, is_named: bool
+) -> None:
+    now = ids.now_ms()
+    sent = [Repeatable("acme", "k", is_named, "0", 0 if is_named else number, now) for number in range(12)]
+
+    async def all_at_once() -> list[Any]:
+        order = range(11, -1, -1) if is_named else range(12)
+        admissions = [admit(database, new_job(card), sent[number]) for number in order]
+        return await asyncio.gather(*admissions, return_exceptions=True)
+
+    results = runner.run(all_at_once())
+    (job,) = runner.run(rows(database, jobs))
+    assert [result for result in results if result is None] == [None]
+    assert {getattr(result, "job_id", None) for result in results} == {None, job["job_id"]}
+    assert len(runner.run(rows(database, outbox))) == 2
+    assert (
+        runner.run(SqlStore(database).made(sent[-1] if is_named else replace(sent[0], num_retries=99))) == job["job_id"]
+    )
 
 
 def test_what_is_admitted_is_shown_to_its_tenant_page_by_page(

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -169,6 +170,34 @@ def test_download_follows_to_delivery_without_the_key(platform: Platform) -> Non
     paths = [path.partition("?")[0] for path, _ in platform.files[-2:]]
     assert paths == [f"/videos/{video.id}/video", f"/videos/{video.id}/thumbnail"]
     assert [key for _, key in platform.files[-2:]] == [None, None]
+
+
+class LosesAnswers(httpx.HTTPTransport):
+    """A network that carries every request, and loses the first answer to each POST."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: list[str] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = super().handle_request(request)
+        if request.method == "POST":
+            self.counts.append(request.headers["x-stainless-retry-count"])
+            if len(self.counts) == 1:
+                answer.read()
+                answer.close()
+                raise httpx.ReadError("the connection broke", request=request)
+        return answer
+
+
+def test_a_create_whose_answer_was_lost_is_repeated_and_makes_one_video(platform: Platform) -> None:
+    before = len(list(platform.client.videos.list()))
+    network = LosesAnswers()
+    with platform.client.with_options(http_client=httpx.Client(transport=network)) as client:
+        video = client.videos.create(prompt="a video asked for once", model=MODEL)
+    assert network.counts == ["0", "1"]
+    videos = list(platform.client.videos.list())
+    assert (len(videos), videos[0].id) == (before + 1, video.id)
 
 
 def test_list_pages_by_itself(platform: Platform) -> None:

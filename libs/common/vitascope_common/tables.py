@@ -166,6 +166,20 @@ outbox = sa.Table(
     sqlite_autoincrement=True,
 )
 
+# Written by: gateway, in the transaction that admits the job.
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    METADATA,
+    sa.Column("tenant_id", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),  # the client's own, or one derived from API key and body
+    sa.Column("body_sha256", sa.Text, nullable=False),
+    sa.Column("job_id", sa.Text, nullable=False),
+    _count("num_retries"),  # the highest that a stock client has said
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("expires_at_ms", sa.BigInteger, nullable=False),
+    sa.Index("ix_idempotency_keys_expired", "expires_at_ms"),
+)
+
 # Written by: scheduler (job manager). What an attempt really used; one row each, so nothing is charged twice.
 ledger = sa.Table(
     "ledger",

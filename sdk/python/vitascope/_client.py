@@ -4,6 +4,7 @@ import base64
 import mimetypes
 import os
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -101,8 +102,11 @@ class Videos:
         deadline_s: float | None = None,
         priority: int | None = None,
         service_class: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Video:
         """Ask for a video. None leaves a value to the model's default, the seed to chance.
+
+        It is repeated when the answer is lost, and makes one video even so.
 
         Args:
             input_reference: The picture that the video begins with (PNG, JPEG or WebP, at most 10 MiB): the path of a
@@ -113,6 +117,8 @@ class Videos:
             deadline_s: Seconds until it fails with the code `expired` unless it is finished.
             priority: Order among your own waiting videos, -100 to 100: lower is sooner.
             service_class: realtime, standard or batch, whichever your plan includes.
+            idempotency_key: The same request with the same key makes one video, for 24 hours, from whatever process it
+                is sent; default: a key of this call.
 
         Raises:
             InvalidRequestError: `param` names the field; ModerationBlockedError: the prompt was refused.
@@ -138,7 +144,8 @@ class Videos:
             "service_class": service_class,
         }
         body = {name: value for name, value in fields.items() if value is not None}
-        return Video.from_json(self._http.json("POST", "/v1/videos", body=body, is_idempotent=False)[0])
+        key = idempotency_key or _new_key()
+        return Video.from_json(self._http.json("POST", "/v1/videos", body=body, idempotency_key=key)[0])
 
     def retrieve(self, video_id: str) -> Video:
         """Return one video as it is now."""
@@ -166,7 +173,8 @@ class Videos:
         Raises:
             InvalidRequestError: code `not_finished`, or `model_changed`: it would be another video.
         """
-        return Video.from_json(self._http.json("POST", f"{_path(video_id)}/retry", is_idempotent=False)[0])
+        path = f"{_path(video_id)}/retry"
+        return Video.from_json(self._http.json("POST", path, idempotency_key=_new_key())[0])
 
     def events(self, video_id: str, *, last_event_id: str | None = None, give_up_s: float = 120.0) -> Iterator[Event]:
         """Follow a video until it is finished.
@@ -245,6 +253,10 @@ def _data_url(picture: Picture) -> str:
     else:
         data, media_type = Path(picture).read_bytes(), mimetypes.guess_type(picture)[0]
     return f"data:{media_type or 'application/octet-stream'};base64,{base64.b64encode(data).decode()}"
+
+
+def _new_key() -> str:
+    return uuid.uuid4().hex
 
 
 def _path(video_id: str) -> str:

@@ -49,28 +49,28 @@ class Http:
         *,
         body: Any = None,
         query: Mapping[str, Any] | None = None,
-        is_idempotent: bool = True,
+        idempotency_key: str | None = None,
     ) -> tuple[dict[str, Any], httpx.Headers]:
         """Send a request and return the answer's JSON and headers.
 
-        Retries after any transient failure; what is not idempotent only when no connection was made, so that nothing is
-        created twice. A DELETE whose first answer was lost and that then finds nothing has done its work.
+        Retries after any transient failure: what creates something carries a key, by which the server knows it again. A
+        DELETE whose first answer was lost and that then finds nothing has done its work.
         """
+        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
         may_be_done = False
         for attempt in range(self.max_retries + 1):
             is_last = attempt == self.max_retries
             try:
-                answer = self._client.request(method, path, json=body, params=_given(query))
+                answer = self._client.request(method, path, json=body, params=_given(query), headers=headers)
             except httpx.TransportError as error:
-                was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-                if is_last or (was_sent and not is_idempotent):
+                if is_last:
                     raise translated(error) from error
-                may_be_done = may_be_done or was_sent
+                may_be_done = may_be_done or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 pause(attempt)
                 continue
             except ValueError as error:  # NaN, infinity, lone surrogates: JSON has no form for them
                 raise VitascopeError(f"A value of the request cannot be sent: {error}") from error
-            if answer.status_code in RETRIED_STATUS and is_idempotent and not is_last and _may_retry(answer):
+            if answer.status_code in RETRIED_STATUS and not is_last and _may_retry(answer):
                 may_be_done = True
                 pause(attempt, answer.headers.get("retry-after"))
                 continue

@@ -14,6 +14,7 @@ from vitascope_common import redis_clients, rpc, serving, telemetry
 from vitascope_common.database import Database
 from vitascope_common.objectstore import open_store
 from vitascope_common.registry import Registry
+from vitascope_gateway import idempotency
 from vitascope_gateway.adapters.events import RedisEvents
 from vitascope_gateway.adapters.models import RegistryCatalogue
 from vitascope_gateway.adapters.services import PromptClient, SchedulerClient
@@ -103,6 +104,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
     reader.add_done_callback(lambda _: stop())  # without it the streams would be silent: let a supervisor restart us
     poller = asyncio.create_task(places.run())
     poller.add_done_callback(lambda _: stop())
+    sweeper = asyncio.create_task(idempotency.sweep_for_ever(database))
     try:
         await server.serve([listener])
         await gateway.drain()
@@ -110,9 +112,9 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
             if duty.done():
                 await duty
     finally:
-        for duty in (reader, poller):
+        for duty in (reader, poller, sweeper):
             duty.cancel()
-        await asyncio.gather(reader, poller, return_exceptions=True)
+        await asyncio.gather(reader, poller, sweeper, return_exceptions=True)
         for channel in (prompt, scheduler):
             await channel.close()
         await redis.aclose()

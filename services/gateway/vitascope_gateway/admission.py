@@ -25,6 +25,7 @@ from vitascope_common.jobs import (
 )
 from vitascope_common.registry import ModelCard
 from vitascope_common.tables import cost_ratios, jobs, outbox, tasks
+from vitascope_gateway.idempotency import Repeatable, claim
 
 
 @dataclass(frozen=True)
@@ -96,23 +97,34 @@ class NewJob:
 
 
 class UnknownOutcomeError(UnavailableError):
-    """The database went away while it committed: the job may exist, and repeating the request may make a second one."""
+    """The database went away while it committed: the job may exist.
+
+    Repeating the request may make a second one, unless it `is_repeatable`: then it finds the first.
+    """
 
     default_message = (
         "The database stopped to answer; the video may have been accepted: look at GET /v1/videos before you repeat it."
     )
 
+    def __init__(self, is_repeatable: bool = False) -> None:
+        super().__init__("The database stopped to answer; repeat the request." if is_repeatable else None)
+        self.is_repeatable = is_repeatable
 
-async def admit(database: Database, job: NewJob) -> None:
-    """Write job, tasks and outbox in one transaction: after it, the job ends one way or another.
+
+async def admit(database: Database, job: NewJob, sent: Repeatable | None = None) -> None:
+    """Write job, tasks, outbox and key in one transaction: after it, the job ends one way or another.
 
     Raises:
+        AlreadyMadeError: the same request has made a job before; nothing is written.
+        EdgeError: 422, the key belongs to another request.
         UnavailableError: nothing was promised; repeating the request is safe.
         UnknownOutcomeError: the job may have been promised.
     """
     is_committing = False
     try:
         async with database.transaction() as connection:
+            if sent is not None:
+                await claim(connection, sent, job.job_id)
             rows = _task_rows(job, await _ratios(connection, job.card.id))
             await connection.execute(sa.insert(jobs), _job_row(job))
             await connection.execute(sa.insert(tasks), rows)
@@ -123,7 +135,7 @@ async def admit(database: Database, job: NewJob) -> None:
             is_committing = True
     except UnavailableError as error:
         if is_committing:
-            raise UnknownOutcomeError from error
+            raise UnknownOutcomeError(is_repeatable=sent is not None) from error
         raise
 
 

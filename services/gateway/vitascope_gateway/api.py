@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi.security import HTTPBearer
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -19,15 +19,19 @@ from vitascope_gateway.admin import make_admin_router
 from vitascope_gateway.body import read_fields
 from vitascope_gateway.edge import EdgeMiddleware, error_response, install_error_handlers
 from vitascope_gateway.hub import FeedHub
+from vitascope_gateway.idempotency import Mark, mark_of
 from vitascope_gateway.objects import ErrorEnvelope, Model, ModelList, Urls, Video, VideoDeleted, VideoList
 from vitascope_gateway.openapi import CREATE_BODY, install_openapi
-from vitascope_gateway.service import Caller, Gateway, JobRecord, Store
+from vitascope_gateway.service import Caller, Created, Gateway, JobRecord, Store
 from vitascope_gateway.stream import BEGINNING, Histories, JobStream, Places
 
 SEND_TIMEOUT_S = 20.0
 """A client that takes nothing for this long is gone."""
 MAX_LAST_EVENT_ID_CHARS = 100
 
+_REPLAYED: dict[int | str, dict[str, Any]] = {
+    200: {"model": Video, "description": "This request has made this video before; there is no second one."}
+}
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?", re.ASCII)
 
 
@@ -41,6 +45,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         409: "It contradicts what is now; `code` says how: not_finished, model_changed, reference_expired.",
         413: "The body is too large.",
         415: "The body is neither JSON nor multipart.",
+        422: "The Idempotency-Key was used with another request.",
         503: "Something needed is away. Repeating the request is safe unless `x-should-retry` is `false`.",
     }
     return {status: {"model": ErrorEnvelope, "description": what[status]} for status in statuses}
@@ -88,7 +93,22 @@ def make_app(
         host = request.headers.get("host", "")
         return Urls(f"{request.scope['scheme']}://{host}" if _HOST.fullmatch(host) else "")
 
+    def mark(
+        request: Request,
+        _: Annotated[
+            str | None,
+            Header(
+                alias="Idempotency-Key",
+                description="Any text of up to 255 ASCII characters. The same request with the same key makes one "
+                "video, for 24 hours: the answer is that video as it is now, with the header `idempotent-replayed`.",
+            ),
+        ] = None,
+    ) -> Mark | None:
+        """Return how this request is recognised when it comes again."""
+        return mark_of(request.headers)
+
     Known = Annotated[Caller, Depends(caller)]
+    Marked = Annotated[Mark | None, Depends(mark)]
     Tenant = Annotated[str, Depends(tenant)]
     Links = Annotated[Urls, Depends(urls)]
 
@@ -96,13 +116,13 @@ def make_app(
         "/v1/videos",
         status_code=202,
         response_model=Video,
-        responses=_errors(400, 401, 403, 408, 413, 415, 503),
+        responses=_REPLAYED | _errors(400, 401, 403, 404, 408, 413, 415, 422, 503),
         openapi_extra=CREATE_BODY,
         tags=["videos"],
     )
-    async def create_video(request: Request, known: Known, links: Links) -> Response:
+    async def create_video(request: Request, known: Known, links: Links, sent: Marked) -> Response:
         """Create a video. It is promised once this answers 202."""
-        return _created(await gateway.create(known, await read_fields(request)), links)
+        return _created(await gateway.create(known, await read_fields(request), sent), links)
 
     @app.get("/v1/videos", response_model=VideoList, responses=_errors(400, 401, 503), tags=["videos"])
     async def list_videos(
@@ -140,15 +160,15 @@ def make_app(
         "/v1/videos/{video_id}/retry",
         status_code=202,
         response_model=Video,
-        responses=_errors(400, 401, 403, 404, 409, 503),
+        responses=_REPLAYED | _errors(400, 401, 403, 404, 409, 422, 503),
         tags=["videos"],
     )
-    async def retry_video(video_id: str, known: Known, links: Links) -> Response:
+    async def retry_video(video_id: str, known: Known, links: Links, sent: Marked) -> Response:
         """Make a new video from the request of one that has ended, well or not: same seed, same parameters.
 
         The answer is the new video; its `retry_of` names the old one. The prompt is checked again.
         """
-        return _created(await gateway.retry(known, video_id), links)
+        return _created(await gateway.retry(known, video_id, sent), links)
 
     @app.get(
         "/v1/videos/{video_id}/content",
@@ -232,10 +252,12 @@ def make_app(
     return app
 
 
-def _created(record: JobRecord, links: Urls) -> Response:
-    """Answer with a new video and where it is."""
-    body = objects.video(record, links).model_dump()
-    return JSONResponse(body, 202, {"Location": links.video(record.job_id)})
+def _created(created: Created, links: Urls) -> Response:
+    """Answer with a video and where it is: 202 a new one, 200 the one that this request has made before."""
+    body, headers = objects.video(created.record, links).model_dump(), {"Location": links.video(created.record.job_id)}
+    if created.is_replayed:
+        return JSONResponse(body, 200, headers | {"idempotent-replayed": "true"})
+    return JSONResponse(body, 202, headers)
 
 
 class EventStreamResponse(Response):

@@ -7,7 +7,7 @@ REQUEST_SECONDS = Histogram(
     "vitascope_gateway_request_seconds", "Time to the first byte of the answer", ["method", "route"]
 )
 ADMISSIONS = Counter(
-    "vitascope_gateway_admissions", "Requests for a video, by outcome (admitted or error code)", ["outcome"]
+    "vitascope_gateway_admissions", "Requests for a video, by outcome (admitted, replayed or error code)", ["outcome"]
 )
 FOLLOWERS = Gauge("vitascope_gateway_followers", "Open event streams")
 FOLLOWERS_DROPPED = Counter(

@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -35,6 +35,7 @@ from vitascope_common.references import reference_key
 from vitascope_common.registry import ModelCard
 from vitascope_gateway import metrics, pictures
 from vitascope_gateway.admission import NewJob, UnknownOutcomeError
+from vitascope_gateway.idempotency import AlreadyMadeError, Mark, Repeatable, repeatable
 from vitascope_gateway.queue_view import PoolView
 from vitascope_gateway.request import PICTURES, VideoRequest, parse_request
 from vitascope_gateway.threads import BoundedThreads
@@ -55,6 +56,7 @@ class Caller:
     tenant_id: str
     classes: tuple[str, ...]  # that its plan includes; a request that names none gets the first
     scopes: frozenset[str] = frozenset()
+    api_key_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,12 +107,24 @@ class JobRecord:
     retry_of: str | None = None
 
 
+@dataclass(frozen=True)
+class Created:
+    """A new job, or the one that the same request has made before."""
+
+    record: JobRecord
+    is_replayed: bool = False
+
+
 class Store(Protocol):
     """SQL. Every method raises UnavailableError when the database is away."""
 
     async def caller(self, key_sha256: str) -> Caller | None: ...
-    async def admit(self, job: NewJob) -> None:
-        """Write the job; an UnknownOutcomeError means that it may be written."""
+    async def admit(self, job: NewJob, sent: Repeatable | None) -> None:
+        """Write the job; an UnknownOutcomeError means that it may be written, an AlreadyMadeError that there is one."""
+        ...
+
+    async def made(self, sent: Repeatable) -> str | None:
+        """Return the job that this request has made already."""
         ...
 
     async def job(self, tenant_id: str, job_id: str) -> JobRecord | None: ...
@@ -197,20 +211,22 @@ class Gateway:
         self._default_model = default_model
         self._hints: set[asyncio.Task[None]] = set()
 
-    async def create(self, caller: Caller, fields: Mapping[str, Any]) -> JobRecord:
-        """Judge and admit a request; when this returns, the job is promised.
+    async def create(self, caller: Caller, fields: Mapping[str, Any], mark: Mark | None = None) -> Created:
+        """Judge and admit a request; when this returns, the job is promised. One that comes again makes no second job.
 
         Raises:
-            InvalidRequestError: names the field at fault and what is allowed.
+            InvalidRequestError: names the field at fault and what is allowed; the key is that of another request.
+            NotFoundError: the video that this request has made is deleted.
             PermissionDeniedError: the plan does not include this service class.
             ModerationBlockedError: the safety check refused the prompt.
             UnavailableError: the prompt service, the database or, for pictures, the object store is away, too many
                 pictures wait, or the model's card is broken; nothing was promised.
             UnknownOutcomeError: the database went away while it committed; the job may be promised.
         """
-        return await self._counted(self._create(caller, fields, None))
+        sent = None if mark is None else repeatable(mark, caller.tenant_id, caller.api_key_sha256, "create", fields)
+        return await self._once(caller.tenant_id, sent, lambda: self._create(caller, fields, None, sent))
 
-    async def retry(self, caller: Caller, job_id: str) -> JobRecord:
+    async def retry(self, caller: Caller, job_id: str, mark: Mark | None = None) -> Created:
         """Make a new job with the request of one that has ended: same seed, same parameters, a new safety check.
 
         Raises:
@@ -222,18 +238,40 @@ class Gateway:
         record = await self.video(caller.tenant_id, job_id)
         if record.state not in TERMINAL_JOB:
             raise VideoNotFinishedError("This video is still being made; cancel it first, or wait.", param="video_id")
-        return await self._counted(self._create(caller, _fields_of(record), record))
+        sent = (
+            None if mark is None else repeatable(mark, caller.tenant_id, caller.api_key_sha256, f"retry {job_id}", {})
+        )
+        return await self._once(caller.tenant_id, sent, lambda: self._create(caller, _fields_of(record), record, sent))
 
-    async def _counted(self, admission: Awaitable[JobRecord]) -> JobRecord:
+    async def _once(
+        self, tenant_id: str, sent: Repeatable | None, create: Callable[[], Awaitable[JobRecord]]
+    ) -> Created:
+        """Find the job that a request has made already, or create it; count what became of it."""
         try:
-            record = await admission
+            made = await self._store.made(sent) if sent is not None and sent.may_be_made else None
+            try:
+                created = Created(await create()) if made is None else await self._replayed(tenant_id, made)
+            except AlreadyMadeError as error:  # meanwhile
+                created = await self._replayed(tenant_id, error.job_id)
         except VitascopeError as error:
             metrics.ADMISSIONS.labels(error.code).inc()
             raise
-        metrics.ADMISSIONS.labels("admitted").inc()
-        return record
+        metrics.ADMISSIONS.labels("replayed" if created.is_replayed else "admitted").inc()
+        return created
 
-    async def _create(self, caller: Caller, fields: Mapping[str, Any], retried: JobRecord | None) -> JobRecord:
+    async def _replayed(self, tenant_id: str, job_id: str) -> Created:
+        record = await self._store.job(tenant_id, job_id)
+        if record is None:
+            raise NotFoundError("The video that this request has made before was deleted.")
+        return Created(record, is_replayed=True)
+
+    async def _create(
+        self,
+        caller: Caller,
+        fields: Mapping[str, Any],
+        retried: JobRecord | None,
+        sent: Repeatable | None,
+    ) -> JobRecord:
         """Create a job; what a retried one was made from is stored once more, under the new one."""
         stored = [] if retried is None else [*map(Reference.from_dict, retried.params.get("references", ()))]
         cards, asked = self._catalogue.cards(), fields.get("model") or self._default_model
@@ -250,7 +288,7 @@ class Gateway:
                 *await self._keep_pictures(job_id, request),
                 *[await asyncio.to_thread(self._keep_again, job_id, one) for one in stored],
             ]
-            record = await self._admit(job_id, caller, class_name, request, verdict, references, retried)
+            record = await self._admit(job_id, caller, class_name, request, verdict, references, retried, sent)
         except UnknownOutcomeError:
             raise  # the job may be promised, and then needs them
         except Exception:  # whatever it was: there is no job that needs what was stored for it
@@ -269,6 +307,7 @@ class Gateway:
         verdict: Verdict,
         references: Sequence[Reference],
         retried: JobRecord | None,
+        sent: Repeatable | None,
     ) -> JobRecord:
         params, now_ms = request.params(verdict.prompt, verdict.negative_prompt, references), ids.now_ms()
         with telemetry.span("job.admit", job=job_id, model=request.card.id):
@@ -292,7 +331,7 @@ class Gateway:
                 deadline_at_ms=None if request.deadline_s is None else now_ms + round(request.deadline_s * 1000),
                 retry_of=None if retried is None else retried.job_id,
             )
-            await self._store.admit(job)
+            await self._store.admit(job, sent)
             _log.info("job.admitted", job=job_id, tenant=caller.tenant_id, model=request.card.id)
         return JobRecord(
             job_id=job_id,
