@@ -173,10 +173,8 @@ idempotency_keys = sa.Table(
     sa.Column("tenant_id", sa.Text, primary_key=True),
     sa.Column("key", sa.Text, primary_key=True),  # the client's own, or one derived from API key and body
     sa.Column("body_sha256", sa.Text, nullable=False),
-    sa.Column("job_id", sa.Text, nullable=False),
-    _count("num_retries"),  # the highest that a stock client has said
-    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
-    sa.Column("expires_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("calls", JSON, nullable=False),  # [{job_id, tries, seen_at_ms, expires_at_ms}], newest first
+    sa.Column("expires_at_ms", sa.BigInteger, nullable=False),  # of the last of them
     sa.Index("ix_idempotency_keys_expired", "expires_at_ms"),
 )
 

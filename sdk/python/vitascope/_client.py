@@ -144,7 +144,7 @@ class Videos:
             "service_class": service_class,
         }
         body = {name: value for name, value in fields.items() if value is not None}
-        key = idempotency_key or _new_key()
+        key = _new_key() if idempotency_key is None else idempotency_key
         return Video.from_json(self._http.json("POST", "/v1/videos", body=body, idempotency_key=key)[0])
 
     def retrieve(self, video_id: str) -> Video:
@@ -167,14 +167,17 @@ class Videos:
         """Cancel a video that is not finished; a finished one stays as it is."""
         return Video.from_json(self._http.json("POST", f"{_path(video_id)}/cancel")[0])
 
-    def retry(self, video_id: str) -> Video:
+    def retry(self, video_id: str, *, idempotency_key: str | None = None) -> Video:
         """Make a new video from the request of one that has ended: same seed, same parameters.
+
+        `idempotency_key` is that of `create`.
 
         Raises:
             InvalidRequestError: code `not_finished`, or `model_changed`: it would be another video.
         """
         path = f"{_path(video_id)}/retry"
-        return Video.from_json(self._http.json("POST", path, idempotency_key=_new_key())[0])
+        key = _new_key() if idempotency_key is None else idempotency_key
+        return Video.from_json(self._http.json("POST", path, idempotency_key=key)[0])
 
     def events(self, video_id: str, *, last_event_id: str | None = None, give_up_s: float = 120.0) -> Iterator[Event]:
         """Follow a video until it is finished.

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import sqlite3
 from typing import Any
 
@@ -11,7 +12,9 @@ import sqlalchemy as sa
 from PIL import Image
 from starlette.datastructures import Headers
 
+from vitascope_common import tokens
 from vitascope_common.errors import InvalidRequestError
+from vitascope_common.tables import api_keys
 from vitascope_gateway import idempotency
 from vitascope_gateway.adapters.sql import SqlStore
 
@@ -52,6 +55,15 @@ def replayed(answer: httpx.Response) -> str:
     return str(answer.json()["id"])
 
 
+async def second_key(inside: Any) -> None:
+    """Give a tenant another API key."""
+    key = tokens.new_api_key()
+    async with inside.database.transaction() as connection:
+        row = {"key_sha256": tokens.api_key_hash(key), "tenant_id": "acme", "name": "second", "created_at_ms": 1}
+        await connection.execute(sa.insert(api_keys).values(row))
+    inside.keys["acme again"] = key
+
+
 def at_once(inside: Any, headers: list[dict[str, str]], **options: Any) -> list[httpx.Response]:
     async def all_of_them() -> list[httpx.Response]:
         sent = [inside._request("POST", "/v1/videos", "acme", {"headers": one, **options}) for one in headers]
@@ -59,6 +71,19 @@ def at_once(inside: Any, headers: list[dict[str, str]], **options: Any) -> list[
 
     answers: list[httpx.Response] = inside.runner.run(all_of_them())
     return answers
+
+
+def age(inside: Any, by_ms: int) -> None:
+    """Make everything that is known seem older."""
+    for tenant, key, calls, expires_at_ms in sql(
+        inside, "SELECT tenant_id, key, calls, expires_at_ms FROM idempotency_keys"
+    ):
+        older = json.loads(calls)
+        for call in older:
+            call["seen_at_ms"] -= by_ms
+            call["expires_at_ms"] -= by_ms
+        change = "UPDATE idempotency_keys SET calls = ?, expires_at_ms = ? WHERE tenant_id = ? AND key = ?"
+        sql(inside, change, json.dumps(older), expires_at_ms - by_ms, tenant, key)
 
 
 def num_jobs(inside: Any) -> int:
@@ -90,9 +115,26 @@ def test_a_key_with_another_body_is_refused(inside: Any, other: dict[str, Any]) 
 
 
 def test_the_order_of_fields_and_the_form_they_come_in_do_not_matter(inside: Any) -> None:
-    first = made(post(inside, {"prompt": "x", "seconds": "2", "metadata": {"a": "1", "b": "2"}}, key="k"))
-    assert replayed(post(inside, {"metadata": {"b": "2", "a": "1"}, "seconds": "2", "prompt": "x"}, key="k")) == first
-    form = [("seconds", "2"), ("metadata[b]", "2"), ("prompt", "x"), ("metadata[a]", "1")]
+    fields = {"prompt": "x", "seconds": "2", "seed": 7, "guidance_scale": 2.5, "metadata": {"a": "1", "b": "2"}}
+    first = made(post(inside, fields, key="k"))
+    other = {
+        "metadata": {"b": "2", "a": "1"},
+        "guidance_scale": 2.5,
+        "seed": 7.0,
+        "seconds": 2,
+        "prompt": "x",
+        "size": None,
+    }
+    assert replayed(post(inside, other, key="k")) == first
+    form = [
+        ("seconds", "2"),
+        ("seed", "7"),
+        ("guidance_scale", "2.5"),
+        ("metadata[b]", "2"),
+        ("prompt", "x"),
+        ("metadata[a]", "1"),
+    ]
+    form += [("user", "somebody")]  # which nothing depends on
     answer = inside.request(
         "POST",
         "/v1/videos",
@@ -108,9 +150,9 @@ def test_a_key_belongs_to_its_tenant(inside: Any) -> None:
 
 def test_a_key_is_kept_for_a_day(inside: Any) -> None:
     first = made(post(inside, key="k"))
-    sql(inside, "UPDATE idempotency_keys SET expires_at_ms = expires_at_ms - ?", 24 * 3600 * 1000 - 60_000)
+    age(inside, 24 * 3600 * 1000 - 60_000)
     assert replayed(post(inside, key="k")) == first
-    sql(inside, "UPDATE idempotency_keys SET expires_at_ms = expires_at_ms - 60001")
+    age(inside, 60_001)
     second = made(post(inside, {"prompt": "something else"}, key="k"))
     assert replayed(post(inside, {"prompt": "something else"}, key="k")) == second != first
 
@@ -157,6 +199,8 @@ def test_a_key_covers_the_retry_of_a_video_too(inside: Any) -> None:
     second = made(post(inside, key="r", path=path))
     assert replayed(post(inside, key="r", path=path)) == second != first
     assert post(inside, key="k", path=path).status_code == 422
+    sql(inside, "UPDATE jobs SET deleted_at_ms = 1 WHERE job_id = ?", first)
+    assert replayed(post(inside, key="r", path=path)) == second, "whatever became of the first one since"
 
 
 def test_of_many_at_once_one_is_made_and_the_others_leave_nothing(inside: Any) -> None:
@@ -185,16 +229,23 @@ def test_the_database_that_loses_the_answer_to_a_commit_loses_no_request(inside:
 
 def test_a_stock_client_that_tries_again_gets_the_video_of_its_first_try(inside: Any) -> None:
     first = made(post(inside, count=0))
-    second = made(post(inside, count=0))  # asked for on purpose
-    assert first != second
-    assert [replayed(post(inside, count=count)) for count in (1, 2)] == [second, second]
+    assert [replayed(post(inside, count=count)) for count in (1, 2)] == [first, first]
+    assert made(post(inside, count=0)) != first  # asked for on purpose
     assert num_jobs(inside) == 2
 
 
-def test_only_a_higher_number_is_a_repetition(inside: Any) -> None:
+def test_every_call_of_several_that_are_alike_finds_a_video_of_its_own(inside: Any) -> None:
+    videos = {made(post(inside, count=0)) for _ in range(4)}
+    for count in (1, 2):
+        assert {replayed(post(inside, count=count)) for _ in range(4)} == videos
+    assert made(post(inside, count=2)) not in videos  # of a fifth call: its tries before this one never arrived
+
+
+def test_a_try_that_is_late_belongs_to_the_call_whose_next_one_has_come(inside: Any) -> None:
     first = made(post(inside, count=0))
+    assert replayed(post(inside, count=2)) == first
     assert replayed(post(inside, count=1)) == first
-    assert made(post(inside, count=1)) != first  # of another call: this one's first try never arrived
+    assert num_jobs(inside) == 1
 
 
 def test_a_try_that_is_the_first_to_arrive_makes_the_video(inside: Any) -> None:
@@ -206,18 +257,20 @@ def test_a_repetition_is_the_same_body_under_the_same_api_key(inside: Any) -> No
     first = made(post(inside, count=0))
     assert made(post(inside, {"prompt": "another"}, count=1)) != first
     assert made(post(inside, count=1, tenant="other")) != first
+    inside.runner.run(second_key(inside))
+    assert made(post(inside, count=1, tenant="acme again")) != first
     assert replayed(post(inside, count=1)) == first
 
 
 def test_a_repetition_is_known_for_a_quarter_of_an_hour(inside: Any) -> None:
     first = made(post(inside, count=0))
-    sql(inside, "UPDATE idempotency_keys SET expires_at_ms = expires_at_ms - ?", 15 * 60 * 1000 - 60_000)
+    age(inside, 15 * 60 * 1000 - 60_000)
     assert replayed(post(inside, count=1)) == first
-    sql(inside, "UPDATE idempotency_keys SET expires_at_ms = expires_at_ms - 60001")
+    age(inside, 15 * 60 * 1000)
     assert made(post(inside, count=2)) != first
 
 
-@pytest.mark.parametrize("count", ["-1", "x", "1.5", "12345", ""])
+@pytest.mark.parametrize("count", ["-1", "x", "1.5", "61", "123", ""])
 def test_a_number_that_is_none_says_nothing(inside: Any, count: str) -> None:
     assert made(post(inside, count=count)) != made(post(inside, count=count))
     assert sql(inside, "SELECT * FROM idempotency_keys") == []

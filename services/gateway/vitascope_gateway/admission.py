@@ -25,7 +25,7 @@ from vitascope_common.jobs import (
 )
 from vitascope_common.registry import ModelCard
 from vitascope_common.tables import cost_ratios, jobs, outbox, tasks
-from vitascope_gateway.idempotency import Repeatable, claim
+from vitascope_gateway.idempotency import AlreadyMadeError, Repeatable, bind
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ async def admit(database: Database, job: NewJob, sent: Repeatable | None = None)
     """Write job, tasks, outbox and key in one transaction: after it, the job ends one way or another.
 
     Raises:
-        AlreadyMadeError: the same request has made a job before; nothing is written.
+        AlreadyMadeError: the same request has made a job before; no other one is written.
         EdgeError: 422, the key belongs to another request.
         UnavailableError: nothing was promised; repeating the request is safe.
         UnknownOutcomeError: the job may have been promised.
@@ -123,20 +123,26 @@ async def admit(database: Database, job: NewJob, sent: Repeatable | None = None)
     is_committing = False
     try:
         async with database.transaction() as connection:
-            if sent is not None:
-                await claim(connection, sent, job.job_id)
-            rows = _task_rows(job, await _ratios(connection, job.card.id))
-            await connection.execute(sa.insert(jobs), _job_row(job))
-            await connection.execute(sa.insert(tasks), rows)
-            await _outbox(connection, job, "event", {"type": EventType.QUEUED.value, "data": {}, "version": 1})
-            for row in rows:
-                if row["state"] == TaskState.READY.value:
-                    await _outbox(connection, job, "ready", {"task_id": row["task_id"]})
-            is_committing = True
+            made = None if sent is None else await bind(connection, sent, job.job_id)
+            if made is None:
+                await _write(connection, job)
+                is_committing = True
     except UnavailableError as error:
         if is_committing:
             raise UnknownOutcomeError(is_repeatable=sent is not None) from error
         raise
+    if made is not None:
+        raise AlreadyMadeError(made)
+
+
+async def _write(connection: AsyncConnection, job: NewJob) -> None:
+    rows = _task_rows(job, await _ratios(connection, job.card.id))
+    await connection.execute(sa.insert(jobs), _job_row(job))
+    await connection.execute(sa.insert(tasks), rows)
+    await _outbox(connection, job, "event", {"type": EventType.QUEUED.value, "data": {}, "version": 1})
+    for row in rows:
+        if row["state"] == TaskState.READY.value:
+            await _outbox(connection, job, "ready", {"task_id": row["task_id"]})
 
 
 async def _ratios(connection: AsyncConnection, model: str) -> dict[str, float]:

@@ -30,7 +30,11 @@ SEND_TIMEOUT_S = 20.0
 MAX_LAST_EVENT_ID_CHARS = 100
 
 _REPLAYED: dict[int | str, dict[str, Any]] = {
-    200: {"model": Video, "description": "This request has made this video before; there is no second one."}
+    200: {
+        "model": Video,
+        "description": "This request has made this video before; there is no second one.",
+        "headers": {"idempotent-replayed": {"schema": {"type": "string", "enum": ["true"]}}},
+    }
 }
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?", re.ASCII)
 

@@ -1,18 +1,19 @@
 """A request that is sent twice makes one job: by its Idempotency-Key, or because a stock client tries again.
 
-The key is written in the transaction that admits the job, so whoever commits first has made it, and everybody else
-finds it: there is no state "in flight" that a crash could leave behind.
+What a request has made is written in the transaction that admits the job, so whoever commits first has made it, and
+everybody else finds it: there is no state "in flight" that a crash could leave behind.
 
-A stock client (those of the OpenAI API) sends no key when it repeats a request, but numbers its tries in
-`x-stainless-retry-count`. The same body under the same API key with a higher number than the last one is a repetition;
-the first try never is, since people do ask for the same thing twice.
+A stock client (those of the OpenAI API) sends no key when it repeats a request, but numbers the tries of a call in
+`x-stainless-retry-count`. Calls with the same body under the same API key are told apart by that: a call has each
+number once, so a try belongs to a call that has had a lower one and not this one. A first try begins a call, since
+people do ask for the same thing twice.
 """
 
 import asyncio
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -24,18 +25,23 @@ from starlette.datastructures import Headers
 
 from vitascope_common import ids
 from vitascope_common.database import Database
-from vitascope_common.errors import InvalidRequestError, UnavailableError
+from vitascope_common.errors import InvalidRequestError
 from vitascope_common.tables import idempotency_keys
 from vitascope_gateway.body import EdgeError
+from vitascope_gateway.request import IGNORED_FIELDS
 
 KEY_HEADER, COUNT_HEADER = "idempotency-key", "x-stainless-retry-count"
 KEY_TTL_MS = 24 * 3600 * 1000
 RETRY_TTL_MS = 15 * 60 * 1000
-"""How long the repetition of a stock client is known as one."""
+"""How long a call of a stock client waits for its next try."""
+MAX_RETRIES = 60
+MAX_CALLS = 64
+"""With the same body under the same API key; of more, the newest."""
 SWEEP_S = 600.0
 
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?", re.ASCII)
-_COUNT = re.compile(r"[0-9]{1,4}", re.ASCII)
+_COUNT = re.compile(r"[0-9]{1,2}", re.ASCII)
+_ROW = idempotency_keys.c
 _log = structlog.stdlib.get_logger("vitascope.gateway")
 
 
@@ -53,6 +59,17 @@ class Mark:
 
     key: str | None
     num_retries: int
+    arrived_at_ms: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a request has made, and which of its tries have come."""
+
+    job_id: str
+    tries: int  # bit n: the one that said n retries
+    seen_at_ms: int  # when the last of them arrived
+    expires_at_ms: int
 
 
 @dataclass(frozen=True)
@@ -71,10 +88,31 @@ class Repeatable:
         """Whether the request can have come before; the first try of a stock client cannot."""
         return self.is_named or self.num_retries > 0
 
-    @property
-    def expires_at_ms(self) -> int:
-        """When the same key means a new request."""
-        return self.arrived_at_ms + (KEY_TTL_MS if self.is_named else RETRY_TTL_MS)
+    def begin(self, job_id: str) -> Call:
+        """Return what this request makes as the first of its kind."""
+        ttl_ms = KEY_TTL_MS if self.is_named else RETRY_TTL_MS
+        return Call(job_id, 1 << self.num_retries, self.arrived_at_ms, self.arrived_at_ms + ttl_ms)
+
+    def join(self, call: Call) -> Call:
+        """Return a call with this try among the others. A key expires when it would have."""
+        seen_at_ms = max(call.seen_at_ms, self.arrived_at_ms)
+        expires_at_ms = call.expires_at_ms if self.is_named else seen_at_ms + RETRY_TTL_MS
+        return replace(
+            call, tries=call.tries | 1 << self.num_retries, seen_at_ms=seen_at_ms, expires_at_ms=expires_at_ms
+        )
+
+    def find(self, calls: Sequence[Call]) -> Call | None:
+        """Return the call that this request belongs to, of those with its key."""
+        if self.is_named:
+            return calls[0] if calls else None
+        return max(filter(self._is_try_of, calls), key=lambda call: call.tries, default=None)
+
+    def _is_try_of(self, call: Call) -> bool:
+        bit = 1 << self.num_retries
+        is_repetition = call.tries & (bit - 1) != 0
+        # It was overtaken: its client gave up on it and tried again while it was on its way.
+        is_overtaken = call.tries > bit and call.seen_at_ms >= self.arrived_at_ms
+        return not call.tries & bit and (is_repetition or is_overtaken)
 
 
 def mark_of(headers: Headers) -> Mark | None:
@@ -84,41 +122,85 @@ def mark_of(headers: Headers) -> Mark | None:
         raise InvalidRequestError(
             "Idempotency-Key must be one text of 1 to 255 printable ASCII characters.", param=KEY_HEADER
         )
-    num_retries = int(count) if _COUNT.fullmatch(count) else None
+    num_retries = int(count) if _COUNT.fullmatch(count) and int(count) <= MAX_RETRIES else None
     if not keys and num_retries is None:
         return None
-    return Mark(keys[0] if keys else None, num_retries or 0)
+    return Mark(keys[0] if keys else None, num_retries or 0, ids.now_ms())
 
 
 def repeatable(mark: Mark, tenant_id: str, api_key_sha256: str, what: str, fields: Mapping[str, Any]) -> Repeatable:
-    """Return how the request for `what` with these fields is recognised."""
-    parts = {name: _digest(value) for name, value in fields.items()}
-    body_sha256 = sha256(json.dumps([what, parts], sort_keys=True).encode()).hexdigest()
+    """Return how the request for `what` with these fields is recognised: by what they say, in JSON or a form.
+
+    Raises:
+        InvalidRequestError: they are nested too deeply to be looked at.
+    """
+    said = {name: value for name, value in fields.items() if value is not None and name not in IGNORED_FIELDS}
+    try:
+        parts = sorted((name, _digest(value)) for name, value in said.items())
+    except RecursionError:
+        raise InvalidRequestError("The body is nested too deeply.") from None
+    body_sha256 = sha256(json.dumps([what, parts]).encode()).hexdigest()
     key = f"key:{mark.key}" if mark.key is not None else f"sdk:{api_key_sha256}:{body_sha256}"
-    return Repeatable(tenant_id, key, mark.key is not None, body_sha256, mark.num_retries, ids.now_ms())
+    return Repeatable(tenant_id, key, mark.key is not None, body_sha256, mark.num_retries, mark.arrived_at_ms)
 
 
-async def recall(connection: AsyncConnection, request: Repeatable) -> str | None:
+def _digest(value: Any) -> str:
+    if isinstance(value, bytes):
+        return f"file {sha256(value).hexdigest()}"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)  # as a form would say it
+    return sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+async def peek(connection: AsyncConnection, request: Repeatable) -> str | None:
     """Return the job that this request has made already; None: none. Raises: EdgeError: 422, the key's body differs."""
-    query = (
-        sa.update(idempotency_keys)
-        .where(
-            idempotency_keys.c.tenant_id == request.tenant_id,
-            idempotency_keys.c.key == request.key,
-            _is_made(request),
-        )
-        .values(
-            num_retries=sa.case(
-                (idempotency_keys.c.num_retries < request.num_retries, request.num_retries),
-                else_=idempotency_keys.c.num_retries,
+    query = sa.select(_ROW.body_sha256, _ROW.calls).where(_ROW.tenant_id == request.tenant_id, _ROW.key == request.key)
+    row = (await connection.execute(query)).one_or_none()
+    found = None if row is None else request.find(_live(row.calls, row.body_sha256, request))
+    return None if found is None else found.job_id
+
+
+async def bind(connection: AsyncConnection, request: Repeatable, job_id: str | None) -> str | None:
+    """Bind a request to the job that it is about to make; return the one that it has made already instead.
+
+    Without a job of its own it is counted among the tries of a call, if it is one. The row is held until the
+    transaction ends: requests with the same key take turns. Raises: EdgeError: as `peek`.
+    """
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    new = insert(idempotency_keys).values(
+        tenant_id=request.tenant_id,
+        key=request.key,
+        body_sha256=request.body_sha256,
+        calls=[],
+        expires_at_ms=request.arrived_at_ms,
+    )
+    hold = new.on_conflict_do_update(
+        index_elements=["tenant_id", "key"], set_={"expires_at_ms": _ROW.expires_at_ms}
+    ).returning(_ROW.body_sha256, _ROW.calls)
+    row = (await connection.execute(hold)).one()
+    calls = _live(row.calls, row.body_sha256, request)
+    found = request.find(calls)
+    if found is not None:
+        calls = [request.join(call) if call is found else call for call in calls]
+    elif job_id is not None:
+        calls = [request.begin(job_id), *calls][:MAX_CALLS]
+    if calls:
+        keep = sa.update(idempotency_keys).where(_ROW.tenant_id == request.tenant_id, _ROW.key == request.key)
+        await connection.execute(
+            keep.values(
+                body_sha256=request.body_sha256,
+                calls=[asdict(call) for call in calls],
+                expires_at_ms=max(call.expires_at_ms for call in calls),
             )
         )
-        .returning(idempotency_keys.c.job_id, idempotency_keys.c.body_sha256)
-    )
-    row = (await connection.execute(query)).one_or_none()
-    if row is None:
-        return None
-    if row.body_sha256 != request.body_sha256:
+    return None if found is None else found.job_id
+
+
+def _live(stored: Sequence[Mapping[str, Any]], body_sha256: str, request: Repeatable) -> list[Call]:
+    """Return the stored calls that count still, newest first."""
+    calls = [call for call in (Call(**each) for each in stored) if call.expires_at_ms > request.arrived_at_ms]
+    if calls and body_sha256 != request.body_sha256:
         raise EdgeError(
             422,
             "idempotency_key_reuse",
@@ -126,63 +208,21 @@ async def recall(connection: AsyncConnection, request: Repeatable) -> str | None
             "request.",
             param=KEY_HEADER,
         )
-    return str(row.job_id)
-
-
-async def claim(connection: AsyncConnection, request: Repeatable, job_id: str) -> None:
-    """Bind a request to the job that it is about to make.
-
-    Raises:
-        AlreadyMadeError: it has made one; EdgeError: as `recall`.
-        UnavailableError: the one that it has made is being forgotten just now.
-    """
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    values = {
-        "body_sha256": request.body_sha256,
-        "job_id": job_id,
-        "num_retries": request.num_retries,
-        "created_at_ms": request.arrived_at_ms,
-        "expires_at_ms": request.expires_at_ms,
-    }
-    statement = insert(idempotency_keys).values(tenant_id=request.tenant_id, key=request.key, **values)
-    statement = statement.on_conflict_do_update(
-        index_elements=["tenant_id", "key"], set_=values, where=sa.not_(_is_made(request))
-    )
-    bound = await connection.execute(statement.returning(idempotency_keys.c.job_id))
-    if bound.first() is None:
-        made = await recall(connection, request)
-        raise UnavailableError if made is None else AlreadyMadeError(made)
-
-
-def _is_made(request: Repeatable) -> sa.ColumnElement[bool]:
-    """Tell whether the row of this key stands for the same request."""
-    row = idempotency_keys.c
-    is_kept = row.expires_at_ms > request.arrived_at_ms
-    if request.is_named:
-        return is_kept
-    is_repetition = sa.and_(sa.literal(request.num_retries >= 1), row.num_retries < request.num_retries)
-    # It was overtaken: its client gave up on it, tried again, and that try has been admitted.
-    is_overtaken = sa.and_(row.num_retries > request.num_retries, row.created_at_ms >= request.arrived_at_ms)
-    return sa.and_(is_kept, sa.or_(is_repetition, is_overtaken))
+    return calls
 
 
 async def sweep(database: Database) -> int:
-    """Forget what has expired; return how many."""
+    """Forget what has expired; return how many keys."""
     async with database.transaction() as connection:
-        query = sa.delete(idempotency_keys).where(idempotency_keys.c.expires_at_ms <= ids.now_ms())
+        query = sa.delete(idempotency_keys).where(_ROW.expires_at_ms <= ids.now_ms())
         return (await connection.execute(query)).rowcount
 
 
 async def sweep_for_ever(database: Database) -> None:
-    """Sweep every ten minutes. A database that is away costs a round."""
+    """Sweep every ten minutes. Whatever goes wrong costs a round."""
     while True:
         await asyncio.sleep(SWEEP_S)
         try:
             await sweep(database)
-        except UnavailableError:
-            _log.warning("idempotency.not_swept")
-
-
-def _digest(value: Any) -> str:
-    data = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True).encode()
-    return f"{type(value).__name__}:{sha256(data).hexdigest()}"
+        except Exception as error:
+            _log.error("idempotency.not_swept", exc_info=error)

@@ -55,8 +55,8 @@ class Caller:
 
     tenant_id: str
     classes: tuple[str, ...]  # that its plan includes; a request that names none gets the first
+    api_key_sha256: str
     scopes: frozenset[str] = frozenset()
-    api_key_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -223,8 +223,11 @@ class Gateway:
                 pictures wait, or the model's card is broken; nothing was promised.
             UnknownOutcomeError: the database went away while it committed; the job may be promised.
         """
-        sent = None if mark is None else repeatable(mark, caller.tenant_id, caller.api_key_sha256, "create", fields)
-        return await self._once(caller.tenant_id, sent, lambda: self._create(caller, fields, None, sent))
+
+        async def create(sent: Repeatable | None) -> JobRecord:
+            return await self._create(caller, fields, None, sent)
+
+        return await self._once(caller, mark, "create", fields, create)
 
     async def retry(self, caller: Caller, job_id: str, mark: Mark | None = None) -> Created:
         """Make a new job with the request of one that has ended: same seed, same parameters, a new safety check.
@@ -235,24 +238,34 @@ class Gateway:
             ReferenceExpiredError: its pictures are no longer kept.
             As `create`.
         """
-        record = await self.video(caller.tenant_id, job_id)
-        if record.state not in TERMINAL_JOB:
-            raise VideoNotFinishedError("This video is still being made; cancel it first, or wait.", param="video_id")
-        sent = (
-            None if mark is None else repeatable(mark, caller.tenant_id, caller.api_key_sha256, f"retry {job_id}", {})
-        )
-        return await self._once(caller.tenant_id, sent, lambda: self._create(caller, _fields_of(record), record, sent))
+
+        async def create(sent: Repeatable | None) -> JobRecord:
+            record = await self.video(caller.tenant_id, job_id)
+            if record.state not in TERMINAL_JOB:
+                message = "This video is still being made; cancel it first, or wait."
+                raise VideoNotFinishedError(message, param="video_id")
+            return await self._create(caller, _fields_of(record), record, sent)
+
+        return await self._once(caller, mark, f"retry {job_id}", {}, create)
 
     async def _once(
-        self, tenant_id: str, sent: Repeatable | None, create: Callable[[], Awaitable[JobRecord]]
+        self,
+        caller: Caller,
+        mark: Mark | None,
+        what: str,
+        fields: Mapping[str, Any],
+        create: Callable[[Repeatable | None], Awaitable[JobRecord]],
     ) -> Created:
         """Find the job that a request has made already, or create it; count what became of it."""
         try:
+            sent = None
+            if mark is not None:  # in a thread: a picture takes a while to hash
+                sent = await asyncio.to_thread(repeatable, mark, caller.tenant_id, caller.api_key_sha256, what, fields)
             made = await self._store.made(sent) if sent is not None and sent.may_be_made else None
             try:
-                created = Created(await create()) if made is None else await self._replayed(tenant_id, made)
+                created = Created(await create(sent)) if made is None else await self._replayed(caller.tenant_id, made)
             except AlreadyMadeError as error:  # meanwhile
-                created = await self._replayed(tenant_id, error.job_id)
+                created = await self._replayed(caller.tenant_id, error.job_id)
         except VitascopeError as error:
             metrics.ADMISSIONS.labels(error.code).inc()
             raise

@@ -11,7 +11,7 @@ from vitascope_common.errors import InvalidRequestError
 from vitascope_common.jobs import GENERATE, JobState
 from vitascope_common.tables import api_keys, jobs, tasks, tenants
 from vitascope_gateway import admission
-from vitascope_gateway.idempotency import Repeatable, recall
+from vitascope_gateway.idempotency import Repeatable, bind, peek
 from vitascope_gateway.request import SERVICE_CLASSES
 from vitascope_gateway.service import Caller, JobRecord
 
@@ -61,7 +61,7 @@ class SqlStore:
         if row is not None:
             named = (name.strip() for name in row.classes.split(","))
             classes = tuple(name for name in named if name in SERVICE_CLASSES)
-            caller = Caller(row.tenant_id, classes, frozenset(row.scopes.split()), key_sha256)
+            caller = Caller(row.tenant_id, classes, key_sha256, frozenset(row.scopes.split()))
         if len(self._keys) >= KEY_CACHE_SIZE:
             self._keys.clear()
         self._keys[key_sha256] = (caller, now + KEY_CACHE_S)
@@ -73,8 +73,12 @@ class SqlStore:
 
     async def made(self, sent: Repeatable) -> str | None:
         """Return the job that this request has made already."""
+        async with self._database.read() as connection:
+            made = await peek(connection, sent)
+        if made is None or sent.is_named:
+            return made
         async with self._database.transaction() as connection:
-            return await recall(connection, sent)
+            return await bind(connection, sent, None)
 
     async def job(self, tenant_id: str, job_id: str) -> JobRecord | None:
         """Return one job of this tenant that is not deleted."""

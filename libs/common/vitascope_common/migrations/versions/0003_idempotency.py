@@ -2,7 +2,9 @@
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
 
+JSON = sa.JSON().with_variant(JSONB(), "postgresql")
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -15,9 +17,7 @@ def upgrade() -> None:
         sa.Column("tenant_id", sa.Text(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("body_sha256", sa.Text(), nullable=False),
-        sa.Column("job_id", sa.Text(), nullable=False),
-        sa.Column("num_retries", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("calls", JSON, nullable=False),
         sa.Column("expires_at_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("tenant_id", "key", name=op.f("pk_idempotency_keys")),
     )
