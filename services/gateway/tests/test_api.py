@@ -2,7 +2,6 @@
 
 import json
 import os
-import sqlite3
 import threading
 import time
 from typing import Any
@@ -11,7 +10,6 @@ from urllib.parse import parse_qs, urlsplit
 import grpc
 import httpx
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -37,14 +35,6 @@ def error(answer: httpx.Response) -> dict[str, Any]:
     return dict(body["error"])
 
 
-def sql(inside: Any, statement: str, *values: Any) -> list[sqlite3.Row]:
-    with sqlite3.connect(inside.database.engine.url.database) as connection:
-        connection.row_factory = sqlite3.Row
-        rows = connection.execute(statement, values).fetchall()
-    connection.close()
-    return rows
-
-
 def test_create_answers_with_a_queued_video(inside: Any) -> None:
     answer = inside.request(
         "POST", "/v1/videos", json={"prompt": "a  red circle", "seed": 7, "metadata": {"project": "demo"}}
@@ -59,7 +49,7 @@ def test_create_answers_with_a_queued_video(inside: Any) -> None:
     assert video["events_url"] == f"{answer.headers['location']}/events"
     assert video["websocket_url"] is None
     assert abs(video["created_at"] - time.time()) < 60
-    (row,) = sql(inside, "SELECT * FROM jobs")
+    (row,) = inside.sql("SELECT * FROM jobs")
     assert json.loads(row["params"])["prompt"] == "a red circle"
     assert json.loads(row["safety"]) == {"category": "", "score": 0.0, "policy_version": "test-1"}
 
@@ -340,7 +330,7 @@ def test_another_tenants_video_does_not_exist(inside: Any) -> None:
 
 
 def test_a_revoked_key_stops_to_open(inside: Any) -> None:
-    sql(inside, "UPDATE api_keys SET revoked_at_ms = 1")
+    inside.sql("UPDATE api_keys SET revoked_at_ms = 1")
     assert inside.request("GET", "/v1/models").status_code == 401
 
 
@@ -348,7 +338,7 @@ def test_a_refused_prompt_never_becomes_a_job(inside: Any) -> None:
     answer = inside.request("POST", "/v1/videos", json={"prompt": "something forbidden"})
     assert answer.status_code == 400
     assert error(answer)["code"] == "moderation_blocked"
-    assert sql(inside, "SELECT * FROM jobs") == []
+    assert inside.sql("SELECT * FROM jobs") == []
 
 
 @pytest.mark.parametrize(
@@ -360,7 +350,7 @@ def test_without_a_verdict_nothing_passes(inside: Any, failure: grpc.StatusCode)
     answer = inside.request("POST", "/v1/videos", json={"prompt": "a red circle"})
     assert (answer.status_code, error(answer)["code"]) == (503, "unavailable")
     assert answer.headers["retry-after"] == "1"
-    assert sql(inside, "SELECT * FROM jobs") == []
+    assert inside.sql("SELECT * FROM jobs") == []
 
 
 def test_without_a_scheduler_a_job_is_promised_and_shown_but_not_cancelled(inside: Any) -> None:
@@ -391,12 +381,7 @@ def test_without_a_database_every_answer_is_a_503_that_keeps_secrets(inside: Any
 
 def test_a_commit_whose_answer_is_lost_is_not_said_to_be_repeatable(inside: Any) -> None:
     assert inside.request("GET", "/v1/models").status_code == 200  # the key is known now
-
-    def lose(connection: sa.Connection) -> None:
-        connection.connection.commit()
-        raise ConnectionResetError("lost")
-
-    sa.event.listen(inside.database.engine.sync_engine, "commit", lose, once=True)
+    inside.lose_next_commit()
     answer = inside.request("POST", "/v1/videos", json={"prompt": "a red circle"})
     assert (answer.status_code, error(answer)["code"]) == (503, "unavailable")
     assert "GET /v1/videos" in error(answer)["message"]
@@ -409,32 +394,32 @@ def test_running_completed_failed_and_cancelled_jobs_show_four_states(inside: An
     task = ids.task_id(job_id, "generate", 0)
     assert inside.request("GET", f"/v1/videos/{job_id}").headers["openai-poll-after-ms"] == "1500"
 
-    sql(inside, "UPDATE jobs SET state = 'running', phase = 'denoising'")
-    sql(inside, "UPDATE tasks SET done = 17, attempt = 2 WHERE task_id = ?", task)
+    inside.sql("UPDATE jobs SET state = 'running', phase = 'denoising'")
+    inside.sql("UPDATE tasks SET done = 17, attempt = 2 WHERE task_id = ?", task)
     video = inside.request("GET", f"/v1/videos/{job_id}").json()
     assert (video["status"], video["phase"], video["progress"]) == ("in_progress", "denoising", 34)
     assert (video["steps_done"], video["steps_total"], video["attempt"]) == (17, 50, 2)
     assert (video["eta_seconds"], video["completed_at"]) == (30.0, None)
-    sql(inside, "UPDATE tasks SET done = 50 WHERE task_id = ?", task)
+    inside.sql("UPDATE tasks SET done = 50 WHERE task_id = ?", task)
     assert inside.request("GET", f"/v1/videos/{job_id}").json()["progress"] == 99
 
-    sql(inside, "UPDATE jobs SET state = 'completed', finished_at_ms = 5000, expires_at_ms = 9000")
+    inside.sql("UPDATE jobs SET state = 'completed', finished_at_ms = 5000, expires_at_ms = 9000")
     video = inside.request("GET", f"/v1/videos/{job_id}").json()
     assert (video["status"], video["progress"], video["completed_at"], video["expires_at"]) == ("completed", 100, 5, 9)
 
-    sql(inside, "UPDATE jobs SET state = 'failed', error_code = 'poison', error_message = 'It crashed three times.'")
+    inside.sql("UPDATE jobs SET state = 'failed', error_code = 'poison', error_message = 'It crashed three times.'")
     video = inside.request("GET", f"/v1/videos/{job_id}").json()
     assert video["error"] == {"code": "poison", "message": "It crashed three times."}
     assert (video["status"], video["completed_at"]) == ("failed", None)
 
-    sql(inside, "UPDATE jobs SET state = 'cancelled', error_code = NULL, error_message = NULL")
+    inside.sql("UPDATE jobs SET state = 'cancelled', error_code = NULL, error_message = NULL")
     video = inside.request("GET", f"/v1/videos/{job_id}").json()
     assert (video["status"], video["phase"], video["error"]["code"]) == ("failed", "cancelled", "cancelled")
 
 
 def test_content_is_a_link_that_delivery_can_verify(inside: Any) -> None:
     job_id = create(inside)
-    sql(inside, "UPDATE jobs SET state = 'completed', finished_at_ms = 1")
+    inside.sql("UPDATE jobs SET state = 'completed', finished_at_ms = 1")
     for query, variant, suffix in (("", "video", "mp4"), ("?variant=thumbnail", "thumbnail", "webp")):
         for method in ("GET", "HEAD"):
             answer = inside.request(method, f"/v1/videos/{job_id}/content{query}")
@@ -461,14 +446,14 @@ def test_content_is_a_link_that_delivery_can_verify(inside: Any) -> None:
 )
 def test_content_that_is_not_there_is_a_404_with_the_reason(inside: Any, change: str, code: str) -> None:
     job_id = create(inside)
-    sql(inside, f"UPDATE jobs SET {change}")
+    inside.sql(f"UPDATE jobs SET {change}")
     answer = inside.request("GET", f"/v1/videos/{job_id}/content")
     assert (answer.status_code, error(answer)["code"]) == (404, code)
 
 
 def test_pages_cover_everything_once_in_either_order(inside: Any) -> None:
     made = [create(inside) for _ in range(5)]
-    sql(inside, "UPDATE jobs SET created_at_ms = 1000 WHERE job_id IN (?, ?)", made[1], made[2])  # a tie
+    inside.sql("UPDATE jobs SET created_at_ms = 1000 WHERE job_id IN (?, ?)", made[1], made[2])  # a tie
     for order in ("asc", "desc"):
         seen: list[str] = []
         query = ""
@@ -482,7 +467,7 @@ def test_pages_cover_everything_once_in_either_order(inside: Any) -> None:
             query = f"&after={page['last_id']}"
         assert sorted(seen) == sorted(made)
         assert seen == (made[1:3] + made[:1] + made[3:] if order == "asc" else (made[1:3] + made[:1] + made[3:])[::-1])
-    sql(inside, "UPDATE jobs SET deleted_at_ms = 1 WHERE job_id = ?", made[3])
+    inside.sql("UPDATE jobs SET deleted_at_ms = 1 WHERE job_id = ?", made[3])
     page = inside.request("GET", f"/v1/videos?after={made[3]}").json()
     assert made[3] not in [video["id"] for video in page["data"]]
     assert len(page["data"]) == 3

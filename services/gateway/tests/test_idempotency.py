@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import sqlite3
 from typing import Any
 
 import httpx
@@ -19,13 +18,6 @@ from vitascope_gateway import idempotency
 from vitascope_gateway.adapters.sql import SqlStore
 
 BODY = {"prompt": "a red circle", "seed": 7}
-
-
-def sql(inside: Any, statement: str, *values: Any) -> list[Any]:
-    with sqlite3.connect(inside.database.engine.url.database) as connection:
-        rows = connection.execute(statement, values).fetchall()
-    connection.close()
-    return rows
 
 
 def post(
@@ -75,24 +67,24 @@ def at_once(inside: Any, headers: list[dict[str, str]], **options: Any) -> list[
 
 def age(inside: Any, by_ms: int) -> None:
     """Make everything that is known seem older."""
-    for tenant, key, calls, expires_at_ms in sql(
-        inside, "SELECT tenant_id, key, calls, expires_at_ms FROM idempotency_keys"
+    for tenant, key, calls, expires_at_ms in inside.sql(
+        "SELECT tenant_id, key, calls, expires_at_ms FROM idempotency_keys"
     ):
         older = json.loads(calls)
         for call in older:
             call["seen_at_ms"] -= by_ms
             call["expires_at_ms"] -= by_ms
         change = "UPDATE idempotency_keys SET calls = ?, expires_at_ms = ? WHERE tenant_id = ? AND key = ?"
-        sql(inside, change, json.dumps(older), expires_at_ms - by_ms, tenant, key)
+        inside.sql(change, json.dumps(older), expires_at_ms - by_ms, tenant, key)
 
 
 def num_jobs(inside: Any) -> int:
-    return int(sql(inside, "SELECT count(*) FROM jobs")[0][0])
+    return int(inside.sql("SELECT count(*) FROM jobs")[0][0])
 
 
 def test_a_key_makes_one_video_and_shows_it_as_it_is_now(inside: Any) -> None:
     first = made(post(inside, key="order-1"))
-    sql(inside, "UPDATE jobs SET state = 'completed', finished_at_ms = 1000")
+    inside.sql("UPDATE jobs SET state = 'completed', finished_at_ms = 1000")
     again = post(inside, key="order-1")
     assert replayed(again) == first
     assert again.json()["status"] == "completed"
@@ -160,9 +152,9 @@ def test_a_key_is_kept_for_a_day(inside: Any) -> None:
 def test_what_has_expired_is_swept(inside: Any) -> None:
     made(post(inside, key="old"))
     made(post(inside, key="new"))
-    sql(inside, "UPDATE idempotency_keys SET expires_at_ms = 1 WHERE key = 'key:old'")
+    inside.sql("UPDATE idempotency_keys SET expires_at_ms = 1 WHERE key = 'key:old'")
     assert inside.runner.run(idempotency.sweep(inside.database)) == 1
-    assert sql(inside, "SELECT key FROM idempotency_keys") == [("key:new",)]
+    assert [row["key"] for row in inside.sql("SELECT key FROM idempotency_keys")] == ["key:new"]
 
 
 @pytest.mark.parametrize("key", ["", " ", "k" * 256, "caf\xe9", "a\tb"])
@@ -186,7 +178,7 @@ def test_a_request_that_was_refused_leaves_its_key_free(inside: Any) -> None:
 
 def test_a_video_that_was_deleted_is_not_made_again(inside: Any) -> None:
     first = made(post(inside, key="k"))
-    sql(inside, "UPDATE jobs SET deleted_at_ms = 1 WHERE job_id = ?", first)
+    inside.sql("UPDATE jobs SET deleted_at_ms = 1 WHERE job_id = ?", first)
     answer = post(inside, key="k")
     assert (answer.status_code, num_jobs(inside)) == (404, 1)
     assert "deleted" in answer.json()["error"]["message"]
@@ -194,12 +186,12 @@ def test_a_video_that_was_deleted_is_not_made_again(inside: Any) -> None:
 
 def test_a_key_covers_the_retry_of_a_video_too(inside: Any) -> None:
     first = made(post(inside, key="k"))
-    sql(inside, "UPDATE jobs SET state = 'failed', finished_at_ms = 1000")
+    inside.sql("UPDATE jobs SET state = 'failed', finished_at_ms = 1000")
     path = f"/v1/videos/{first}/retry"
     second = made(post(inside, key="r", path=path))
     assert replayed(post(inside, key="r", path=path)) == second != first
     assert post(inside, key="k", path=path).status_code == 422
-    sql(inside, "UPDATE jobs SET deleted_at_ms = 1 WHERE job_id = ?", first)
+    inside.sql("UPDATE jobs SET deleted_at_ms = 1 WHERE job_id = ?", first)
     assert replayed(post(inside, key="r", path=path)) == second, "whatever became of the first one since"
 
 
@@ -208,17 +200,12 @@ def test_of_many_at_once_one_is_made_and_the_others_leave_nothing(inside: Any) -
     assert sorted(answer.status_code for answer in answers) == [200] * 7 + [202]
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert num_jobs(inside) == 1
-    assert sql(inside, "SELECT count(*) FROM tasks") == [(2,)]
+    assert len(inside.sql("SELECT * FROM tasks")) == 2
 
 
 def test_the_database_that_loses_the_answer_to_a_commit_loses_no_request(inside: Any) -> None:
     assert inside.request("GET", "/v1/models").status_code == 200  # the API key is known now
-
-    def lose(connection: sa.Connection) -> None:
-        connection.connection.commit()
-        raise ConnectionResetError("lost")
-
-    sa.event.listen(inside.database.engine.sync_engine, "commit", lose, once=True)
+    inside.lose_next_commit()
     answer = post(inside, count=0)
     assert answer.status_code == 503
     assert (answer.headers.get("x-should-retry"), answer.headers["retry-after"]) == (None, "1")
@@ -273,7 +260,7 @@ def test_a_repetition_is_known_for_a_quarter_of_an_hour(inside: Any) -> None:
 @pytest.mark.parametrize("count", ["-1", "x", "1.5", "61", "123", ""])
 def test_a_number_that_is_none_says_nothing(inside: Any, count: str) -> None:
     assert made(post(inside, count=count)) != made(post(inside, count=count))
-    assert sql(inside, "SELECT * FROM idempotency_keys") == []
+    assert inside.sql("SELECT * FROM idempotency_keys") == []
 
 
 def test_a_first_try_that_was_overtaken_by_its_repetition_finds_it(

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import sqlite3
 from typing import Any
 
 import pytest
@@ -216,7 +215,7 @@ def test_nothing_is_stored_of_what_is_refused(inside: Any) -> None:
         assert answer.status_code == 400
         assert answer.json()["error"]["param"] in ("prompt", "last_frame", "seconds")
     assert list(inside.objects.list()) == []
-    assert sql(inside, "SELECT * FROM jobs") == []
+    assert inside.sql("SELECT * FROM jobs") == []
 
 
 def test_without_the_object_store_nothing_is_promised_to_a_picture_and_text_goes_on(inside: Any, tmp_path: Any) -> None:
@@ -224,13 +223,13 @@ def test_without_the_object_store_nothing_is_promised_to_a_picture_and_text_goes
     (tmp_path / "objects").write_text("no folder")
     answer = inside.request("POST", "/v1/videos", data={"prompt": "x"}, files=[FILE])
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
-    assert sql(inside, "SELECT * FROM jobs") == []
+    assert inside.sql("SELECT * FROM jobs") == []
     assert inside.request("POST", "/v1/videos", json={"prompt": "x"}).status_code == 202
 
 
 def test_a_retry_keeps_its_pictures_as_its_own(inside: Any) -> None:
     old = inside.request("POST", "/v1/videos", data={"prompt": "x", "seed": "3"}, files=[FILE, LAST]).json()
-    sql(inside, "UPDATE jobs SET state = 'failed'")
+    inside.sql("UPDATE jobs SET state = 'failed'")
     answer = inside.request("POST", f"/v1/videos/{old['id']}/retry")
     assert answer.status_code == 202, answer.text
     before, after = (references_of(inside, one["id"]) for one in (old, answer.json()))
@@ -253,17 +252,16 @@ def test_a_retry_copies_what_is_stored_whatever_it_is(inside: Any) -> None:
         | {"key": key, "sha256": info.sha256, "num_bytes": len(large), "media_type": "video/x-matroska"},
         "strength": 0.0,
     }
-    (job,) = sql(inside, "SELECT params FROM jobs")
+    (job,) = inside.sql("SELECT params FROM jobs")
     params = json.dumps(json.loads(job["params"]) | {"references": [clip]})
-    sql(inside, "UPDATE jobs SET state = 'failed', params = ?", params)
+    inside.sql("UPDATE jobs SET state = 'failed', params = ?", params)
     answer = inside.request("POST", f"/v1/videos/{old['id']}/retry")
     assert answer.status_code == 202, answer.text
     [copied] = references_of(inside, answer.json()["id"])
     assert copied["artifact"]["key"] == f"work/{answer.json()['id']}/references/continue.mkv"
     assert inside.objects.get_bytes(copied["artifact"]["key"]) == large
     clip["role"] = "of_another_build"
-    sql(
-        inside,
+    inside.sql(
         "UPDATE jobs SET params = ? WHERE job_id = ?",
         json.dumps(json.loads(params) | {"references": [clip]}),
         old["id"],
@@ -321,15 +319,7 @@ def test_every_orientation_is_set_upright_as_pillow_does(orientation: int) -> No
 
 def references_of(inside: Any, video_id: str) -> list[dict[str, Any]]:
     """Return the references of the task that generates; those of the job are the same."""
-    (job,) = sql(inside, "SELECT params FROM jobs WHERE job_id = ?", video_id)
-    (task,) = sql(inside, "SELECT params FROM tasks WHERE job_id = ? AND stage = 'generate'", video_id)
+    (job,) = inside.sql("SELECT params FROM jobs WHERE job_id = ?", video_id)
+    (task,) = inside.sql("SELECT params FROM tasks WHERE job_id = ? AND stage = 'generate'", video_id)
     assert json.loads(job["params"]) == json.loads(task["params"])
     return list(json.loads(task["params"])["references"])
-
-
-def sql(inside: Any, statement: str, *values: Any) -> list[sqlite3.Row]:
-    with sqlite3.connect(inside.database.engine.url.database) as connection:
-        connection.row_factory = sqlite3.Row
-        rows = connection.execute(statement, values).fetchall()
-    connection.close()
-    return rows

@@ -1,7 +1,6 @@
 """Deadlines, priorities and classes of a request, and a request that is made again."""
 
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,6 @@ ASKED = {
 }
 
 
-def sql(inside: Any, statement: str, *values: Any) -> list[sqlite3.Row]:
-    with sqlite3.connect(inside.database.engine.url.database) as connection:
-        connection.row_factory = sqlite3.Row
-        rows = connection.execute(statement, values).fetchall()
-    connection.close()
-    return rows
-
-
 def create(inside: Any, tenant: str = "acme", **fields: Any) -> dict[str, Any]:
     answer = inside.request("POST", "/v1/videos", tenant=tenant, json={"prompt": "a red circle", **fields})
     assert answer.status_code == 202, answer.text
@@ -45,13 +36,13 @@ def retry(inside: Any, video_id: str, tenant: str = "acme") -> Any:
 def end(inside: Any, video_id: str, state: str = "failed") -> None:
     code = {"failed": "poison", "cancelled": "cancelled"}.get(state)
     statement = "UPDATE jobs SET state = ?, error_code = ?, finished_at_ms = 5000 WHERE job_id = ?"
-    sql(inside, statement, state, code, video_id)
+    inside.sql(statement, state, code, video_id)
 
 
 def test_the_queue_learns_deadline_priority_and_class_and_the_video_shows_them(inside: Any) -> None:
     video = create(inside, deadline_s=90.5, priority="-5", service_class="batch")
-    (job,) = sql(inside, "SELECT * FROM jobs")
-    (task,) = sql(inside, "SELECT * FROM tasks WHERE stage = 'generate'")
+    (job,) = inside.sql("SELECT * FROM jobs")
+    (task,) = inside.sql("SELECT * FROM tasks WHERE stage = 'generate'")
     assert job["deadline_at_ms"] == job["created_at_ms"] + 90_500
     assert (job["class_name"], task["class_name"], task["priority"]) == ("batch", "batch", -5)
     shown = {name: video[name] for name in ("deadline_at", "priority", "service_class", "retry_of")}
@@ -80,7 +71,7 @@ def test_a_class_is_the_plans_and_never_the_clients_choice_alone(inside: Any, na
     assert (answer.status_code, error["code"], error["type"]) == (403, "permission_denied", "permission_error")
     assert error["param"] == "service_class"
     assert '"standard", "batch"' in error["message"]
-    assert sql(inside, "SELECT * FROM jobs") == []
+    assert inside.sql("SELECT * FROM jobs") == []
 
 
 @pytest.mark.parametrize(
@@ -116,7 +107,7 @@ def test_a_retry_is_a_new_job_with_the_same_request(inside: Any, state: str) -> 
     assert (new["retry_of"], new["status"], new["error"]) == (old["id"], "queued", None)
     once = {"id", "created_at", "deadline_at", "events_url", "retry_of"}
     assert {name: new[name] for name in new.keys() - once} == {name: old[name] for name in old.keys() - once}
-    before, after = (sql(inside, "SELECT * FROM jobs WHERE job_id = ?", one["id"])[0] for one in (old, new))
+    before, after = (inside.sql("SELECT * FROM jobs WHERE job_id = ?", one["id"])[0] for one in (old, new))
     assert json.loads(after["params"]) == json.loads(before["params"])
     assert after["deadline_at_ms"] - after["created_at_ms"] == 90_500
     inside.runner.run(inside.closing[0]())
@@ -126,30 +117,30 @@ def test_a_retry_is_a_new_job_with_the_same_request(inside: Any, state: str) -> 
 def test_only_what_has_ended_can_be_made_again_and_only_by_its_tenant(inside: Any) -> None:
     old = create(inside)
     for state in ("queued", "running"):
-        sql(inside, "UPDATE jobs SET state = ?", state)
+        inside.sql("UPDATE jobs SET state = ?", state)
         answer = retry(inside, old["id"])
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "not_finished")
     end(inside, old["id"])
     assert retry(inside, old["id"], "other").status_code == 404
     assert retry(inside, "video_" + "0" * 32).status_code == 404
-    sql(inside, "UPDATE jobs SET deleted_at_ms = 1")
+    inside.sql("UPDATE jobs SET deleted_at_ms = 1")
     assert retry(inside, old["id"]).status_code == 404
-    assert len(sql(inside, "SELECT * FROM jobs")) == 1
+    assert len(inside.sql("SELECT * FROM jobs")) == 1
 
 
 def test_the_prompt_is_judged_again(inside: Any) -> None:
     old = create(inside)
     end(inside, old["id"])
-    sql(inside, "UPDATE jobs SET prompt = 'forbidden'")  # what a stricter policy would find in it
+    inside.sql("UPDATE jobs SET prompt = 'forbidden'")  # what a stricter policy would find in it
     answer = retry(inside, old["id"])
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "moderation_blocked")
-    assert len(sql(inside, "SELECT * FROM jobs")) == 1
+    assert len(inside.sql("SELECT * FROM jobs")) == 1
 
 
 def test_a_class_that_the_plan_lost_is_not_kept_by_a_retry(inside: Any) -> None:
     old = create(inside, service_class="batch")
     end(inside, old["id"])
-    sql(inside, "UPDATE jobs SET class_name = 'realtime'")
+    inside.sql("UPDATE jobs SET class_name = 'realtime'")
     assert retry(inside, old["id"]).status_code == 403
 
 
@@ -159,8 +150,8 @@ def test_a_class_that_the_plan_lost_is_not_kept_by_a_retry(inside: Any) -> None:
 def test_a_model_that_changed_is_a_409_that_says_what(inside: Any, name: str, value: Any) -> None:
     old = create(inside)
     end(inside, old["id"])
-    (row,) = sql(inside, "SELECT params FROM jobs")
-    sql(inside, "UPDATE jobs SET params = ?", json.dumps(json.loads(row["params"]) | {name: value}))
+    (row,) = inside.sql("SELECT params FROM jobs")
+    inside.sql("UPDATE jobs SET params = ?", json.dumps(json.loads(row["params"]) | {name: value}))
     answer = retry(inside, old["id"])
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (409, "model_changed", "model")
@@ -170,12 +161,12 @@ def test_a_model_that_changed_is_a_409_that_says_what(inside: Any, name: str, va
 def test_a_model_that_is_gone_or_no_longer_takes_the_request_is_a_400(inside: Any, models_dir: Path) -> None:
     old = create(inside)
     end(inside, old["id"])
-    sql(inside, "UPDATE jobs SET model = 'gone'")
+    inside.sql("UPDATE jobs SET model = 'gone'")
     answer = retry(inside, old["id"])
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_model")
-    (row,) = sql(inside, "SELECT params FROM jobs")
+    (row,) = inside.sql("SELECT params FROM jobs")
     steps = json.loads(row["params"]) | {"num_inference_steps": 500}
-    sql(inside, "UPDATE jobs SET model = 'tiny', params = ?", json.dumps(steps))
+    inside.sql("UPDATE jobs SET model = 'tiny', params = ?", json.dumps(steps))
     answer = retry(inside, old["id"])
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "num_inference_steps")
 
@@ -184,7 +175,7 @@ def test_a_model_that_is_gone_or_no_longer_takes_the_request_is_a_400(inside: An
     ("classes", "default"), [(" batch , realtime", "batch"), ("gold,standard", "standard"), ("", None)]
 )
 def test_what_a_plan_includes_is_what_the_queue_knows_of_it(inside: Any, classes: str, default: str | None) -> None:
-    sql(inside, "UPDATE tenants SET classes = ? WHERE tenant_id = 'acme'", classes)
+    inside.sql("UPDATE tenants SET classes = ? WHERE tenant_id = 'acme'", classes)
     answer = inside.request("POST", "/v1/videos", json={"prompt": "x"})
     if default is not None:
         assert answer.json()["service_class"] == default

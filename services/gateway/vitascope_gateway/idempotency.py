@@ -185,15 +185,16 @@ async def bind(connection: AsyncConnection, request: Repeatable, job_id: str | N
         calls = [request.join(call) if call is found else call for call in calls]
     elif job_id is not None:
         calls = [request.begin(job_id), *calls][:MAX_CALLS]
-    if calls:
-        keep = sa.update(idempotency_keys).where(_ROW.tenant_id == request.tenant_id, _ROW.key == request.key)
-        await connection.execute(
-            keep.values(
-                body_sha256=request.body_sha256,
-                calls=[asdict(call) for call in calls],
-                expires_at_ms=max(call.expires_at_ms for call in calls),
-            )
+    else:
+        return None
+    keep = sa.update(idempotency_keys).where(_ROW.tenant_id == request.tenant_id, _ROW.key == request.key)
+    await connection.execute(
+        keep.values(
+            body_sha256=request.body_sha256,
+            calls=[asdict(call) for call in calls],
+            expires_at_ms=max(call.expires_at_ms for call in calls),
         )
+    )
     return None if found is None else found.job_id
 
 

@@ -1,12 +1,9 @@
 """What the gateway does: create, show, list, cancel and delete videos, and point to their bytes."""
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -14,14 +11,11 @@ from pydantic import SecretStr
 
 from vitascope_common import ids, telemetry, tokens
 from vitascope_common.errors import (
-    CorruptObjectError,
     InvalidRequestError,
     ModelChangedError,
     ModerationBlockedError,
     NotFoundError,
-    ObjectNotFoundError,
     PermissionDeniedError,
-    ReferenceExpiredError,
     UnavailableError,
     VideoExpiredError,
     VideoFailedError,
@@ -29,21 +23,17 @@ from vitascope_common.errors import (
     VideoNotReadyError,
     VitascopeError,
 )
-from vitascope_common.jobs import GENERATE, TERMINAL_JOB, Artifact, JobState, Reference, params_to_dict
+from vitascope_common.jobs import GENERATE, TERMINAL_JOB, JobState, Reference, params_to_dict
 from vitascope_common.objectstore import ObjectStore
-from vitascope_common.references import reference_key
 from vitascope_common.registry import ModelCard
-from vitascope_gateway import metrics, pictures
+from vitascope_gateway import metrics
 from vitascope_gateway.admission import NewJob, UnknownOutcomeError
 from vitascope_gateway.idempotency import AlreadyMadeError, Mark, Repeatable, repeatable
 from vitascope_gateway.queue_view import PoolView
-from vitascope_gateway.request import PICTURES, VideoRequest, parse_request
-from vitascope_gateway.threads import BoundedThreads
+from vitascope_gateway.references import JobReferences
+from vitascope_gateway.request import VideoRequest, parse_request
 
 SUBMIT_TIMEOUT_S = 1.0
-MAX_DECODING, MAX_WAITING = 2, 16
-"""Requests whose pictures are decoded at once, and that wait for it. One of 40 megapixels takes 180 MiB and seconds, as
-WebP 620 MiB."""
 SUFFIX = {"video": "mp4", "thumbnail": "webp"}
 
 _log = structlog.stdlib.get_logger("vitascope.gateway")
@@ -204,8 +194,7 @@ class Gateway:
         self._prompts = prompts
         self._scheduler = scheduler
         self._catalogue = catalogue
-        self._objects = objects
-        self._decoders = BoundedThreads("pictures", MAX_DECODING, MAX_WAITING)
+        self._references = JobReferences(objects)
         self._events = events
         self._links = links
         self._default_model = default_model
@@ -298,15 +287,15 @@ class Gateway:
         job_id = ids.new_job_id()
         try:
             references = [
-                *await self._keep_pictures(job_id, request),
-                *[await asyncio.to_thread(self._keep_again, job_id, one) for one in stored],
+                *await self._references.keep(job_id, request),
+                *[await self._references.keep_again(job_id, one) for one in stored],
             ]
             record = await self._admit(job_id, caller, class_name, request, verdict, references, retried, sent)
         except UnknownOutcomeError:
             raise  # the job may be promised, and then needs them
         except Exception:  # whatever it was: there is no job that needs what was stored for it
             if request.pictures or stored:
-                await asyncio.to_thread(self._forget_references, job_id)
+                await self._references.forget(job_id)
             raise
         self._hint(job_id)
         return record
@@ -363,44 +352,6 @@ class Gateway:
             deadline_at_ms=job.deadline_at_ms,
             retry_of=job.retry_of,
         )
-
-    async def _keep_pictures(self, job_id: str, request: VideoRequest) -> list[Reference]:
-        """Store the pictures of a request, as its job needs them."""
-        if not request.pictures:
-            return []
-
-        def fit() -> dict[str, bytes]:
-            return {name: pictures.fit(name, data, *request.size_px) for name, data in request.pictures.items()}
-
-        fitted = await self._decoders.run(fit)
-        references = []
-        for name, data in fitted.items():
-            role = PICTURES[name]
-            key = reference_key(job_id, f"{role}.png")
-            await asyncio.to_thread(self._objects.put_bytes, key, data, pictures.MEDIA_TYPE)
-            artifact = Artifact(role, "reference", pictures.MEDIA_TYPE, key, sha256(data).hexdigest(), len(data))
-            references.append(Reference(role, artifact))
-        return references
-
-    def _keep_again(self, job_id: str, reference: Reference) -> Reference:
-        """Copy a reference of another job, byte for byte. Raises: ReferenceExpiredError."""
-        old = reference.artifact
-        key = reference_key(job_id, PurePosixPath(old.key).name)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "reference"
-            try:
-                self._objects.get_file(old.key, path, old.sha256)
-            except (ObjectNotFoundError, CorruptObjectError) as error:
-                raise ReferenceExpiredError from error
-            self._objects.put_file(key, path, old.media_type)
-        return replace(reference, artifact=replace(old, key=key))
-
-    def _forget_references(self, job_id: str) -> None:
-        """Delete what was stored for a job that is not to be."""
-        try:
-            self._objects.delete_prefix(reference_key(job_id, ""))
-        except VitascopeError as error:
-            _log.warning("references.left", job=job_id, code=error.code)
 
     async def _judge(self, tenant_id: str, request: VideoRequest) -> Verdict:
         verdict = await self._prompts.check(tenant_id, request.card.id, request.prompt, request.negative_prompt)

@@ -12,6 +12,7 @@ import torch
 import typer
 
 from vitascope_common.errors import ConfigurationError, VitascopeError
+from vitascope_common.references import NEEDED
 from vitascope_models.attention import TEMPORAL_MODES
 from vitascope_models.vae import VAE
 from vitascope_trainer.evaluation.given import WAYS, Continued, judge_given
@@ -93,7 +94,7 @@ def evaluate(
     num_done = min(len(plain), sum(prompt.kind == "plain" for prompt in prompts))
     few = first_prompts("plain", format_count)
     formats = _formats(loaded, settings) if few else {}
-    ways = [way for way, capability in WAYS.items() if capability in loaded.card.capabilities]
+    ways = [way for way, role in WAYS.items() if NEEDED[role] in loaded.card.capabilities]
     texts, scenes = [prompt.text for prompt in prompts], [prompt.scene for prompt in prompts]
     progress = _Progress(
         *(len(prompts), empty_count, len(TEMPORAL_MODES) * len(plain) - num_done),

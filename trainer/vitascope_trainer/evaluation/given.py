@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vitascope_common.registry_cards import Capability
+from vitascope_common.references import ReferenceRole
 from vitascope_models.conditioning import change, extension, first_frame, keyframes, num_continued_frames
 from vitascope_trainer.evaluation.fidelity import psnr_db
 from vitascope_trainer.evaluation.loading import Model, Progress, loaded, shared_out
@@ -34,12 +34,12 @@ from vitascope_trainer.world.scenes import COLOURS, Mix, Scene
 Bytes = NDArray[np.uint8]
 
 WAYS = {
-    "first frame": Capability.IMAGE_TO_VIDEO,
-    "first and last frame": Capability.KEYFRAMES,
-    "beginning": Capability.EXTENSION,
-    "change of colour": Capability.VIDEO_TO_VIDEO,
+    "first frame": ReferenceRole.FIRST_FRAME,
+    "first and last frame": ReferenceRole.LAST_FRAME,
+    "beginning": ReferenceRole.CONTINUE,
+    "change of colour": ReferenceRole.CHANGE,
 }
-"""The ways to give frames, and what a model must be able to do for each."""
+"""The ways to give frames, and the reference that asks most of a model in each."""
 _STRENGTH = 0.75  # of a change: what is left of the clip says where the object is, and no longer its colour
 
 

@@ -156,9 +156,9 @@ def controls(
 ) -> dict[str, dict[str, Rate]]:
     """Score what has to come out near 1 (`real` clips) and what has to come out near chance.
 
-    There are at most as many clips of the empty prompt as scenes.
+    There may be as many clips of the empty prompt as there are scenes.
     """
-    unguided, num_empty = replace(settings, guidance=Guidance(1.0)), min(num_empty, len(scenes))
+    unguided = replace(settings, guidance=Guidance(1.0))
     empty = judge(folder, [""] * num_empty, unguided, 9_000, processes, progress=progress)
     every = max(1, len(scenes) // max(1, num_empty))
     return {
