@@ -24,6 +24,7 @@ from vitascope_gateway.adapters.models import RegistryCatalogue
 from vitascope_gateway.adapters.services import PromptClient, SchedulerClient
 from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.api import make_app
+from vitascope_gateway.creation import Creation
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.positions import PositionPoller
 from vitascope_gateway.service import Gateway, MediaLinks
@@ -161,20 +162,23 @@ def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Insi
             channel = rpc.connect(both.address)
             store, scheduler = SqlStore(database), SchedulerClient(channel)
             objects = open_store((tmp_path / "objects").as_uri())
+            prompts, catalogue = PromptClient(channel), RegistryCatalogue(Registry(models_dir))
             gateway = Gateway(
                 store=store,
-                prompts=PromptClient(channel),
+                prompts=prompts,
                 scheduler=scheduler,
-                catalogue=RegistryCatalogue(Registry(models_dir)),
-                objects=objects,
+                catalogue=catalogue,
                 events=NoEvents(),
                 links=MediaLinks("http://delivery.test", SecretStr(SIGNING_KEY), 3600),
             )
+            creation = Creation(
+                gateway, store=store, prompts=prompts, scheduler=scheduler, catalogue=catalogue, objects=objects
+            )
             hub = FeedHub(None)  # type: ignore[arg-type]  # nobody follows
-            app = make_app(gateway, store, hub, NoEvents(), PositionPoller(scheduler))
+            app = make_app(gateway, creation, store, hub, NoEvents(), PositionPoller(scheduler))
             keys = {name: await add_tenant(database, name) for name in ("acme", "other")}
             keys["ops"] = await add_tenant(database, "ops", classes="realtime", scopes="other admin")
-            closing = [gateway.drain, channel.close, database.close]
+            closing = [creation.drain, channel.close, database.close]
             return Inside(runner, app, keys, both, database, objects, closing)
 
         one = runner.run(build())

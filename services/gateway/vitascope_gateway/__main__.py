@@ -20,6 +20,7 @@ from vitascope_gateway.adapters.models import RegistryCatalogue
 from vitascope_gateway.adapters.services import PromptClient, SchedulerClient
 from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.api import make_app
+from vitascope_gateway.creation import Creation
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.positions import PositionPoller
 from vitascope_gateway.service import Gateway, MediaLinks
@@ -60,17 +61,25 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
     hub = FeedHub(events)
     scheduler_client = SchedulerClient(scheduler)
     places = PositionPoller(scheduler_client)
+    prompts, catalogue = PromptClient(prompt), RegistryCatalogue(Registry(settings.models_dir))
     gateway = Gateway(
         store=store,
-        prompts=PromptClient(prompt),
+        prompts=prompts,
         scheduler=scheduler_client,
-        catalogue=RegistryCatalogue(Registry(settings.models_dir)),
-        objects=open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key),
+        catalogue=catalogue,
         events=events,
         links=MediaLinks(settings.delivery_url, settings.signing_key, settings.link_ttl_s),
+    )
+    creation = Creation(
+        gateway,
+        store=store,
+        prompts=prompts,
+        scheduler=scheduler_client,
+        catalogue=catalogue,
+        objects=open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key),
         default_model=settings.default_model,
     )
-    app = make_app(gateway, store, hub, events, places, public_url=settings.public_url)
+    app = make_app(gateway, creation, store, hub, events, places, public_url=settings.public_url)
     config = uvicorn.Config(
         app,
         http="h11",
@@ -107,7 +116,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
     sweeper = asyncio.create_task(idempotency.sweep_for_ever(database))
     try:
         await server.serve([listener])
-        await gateway.drain()
+        await creation.drain()
         for duty in (reader, poller):
             if duty.done():
                 await duty

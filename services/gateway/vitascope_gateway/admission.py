@@ -43,8 +43,8 @@ class NewJob:
     params: GenerateParams | Mapping[str, Params]
     safety: Mapping[str, Any]
     labels: Mapping[str, str]
-    traceparent: str
     created_at_ms: int
+    traceparent: str = ""
     costs_s: Mapping[str, float] = field(default_factory=dict)  # seconds of one shard of a stage, as the card says
     class_name: str = "standard"
     priority: int = 0  # within the tenant's flow, smaller first

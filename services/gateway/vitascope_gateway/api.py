@@ -17,12 +17,13 @@ from vitascope_common.events import TERMINAL_EVENTS
 from vitascope_gateway import objects
 from vitascope_gateway.admin import make_admin_router
 from vitascope_gateway.body import read_fields
+from vitascope_gateway.creation import Created, Creation
 from vitascope_gateway.edge import EdgeMiddleware, error_response, install_error_handlers
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.idempotency import Mark, mark_of
 from vitascope_gateway.objects import ErrorEnvelope, Model, ModelList, Urls, Video, VideoDeleted, VideoList
 from vitascope_gateway.openapi import CREATE_BODY, install_openapi
-from vitascope_gateway.service import Caller, Created, Gateway, JobRecord, Store
+from vitascope_gateway.service import Caller, Gateway, JobRecord, Store
 from vitascope_gateway.stream import BEGINNING, Histories, JobStream, Places
 
 SEND_TIMEOUT_S = 20.0
@@ -57,6 +58,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def make_app(
     gateway: Gateway,
+    creation: Creation,
     store: Store,
     hub: FeedHub,
     histories: Histories,
@@ -126,7 +128,7 @@ def make_app(
     )
     async def create_video(request: Request, known: Known, links: Links, sent: Marked) -> Response:
         """Create a video. It is promised once this answers 202."""
-        return _created(await gateway.create(known, await read_fields(request), sent), links)
+        return _created(await creation.create(known, await read_fields(request), sent), links)
 
     @app.get("/v1/videos", response_model=VideoList, responses=_errors(400, 401, 503), tags=["videos"])
     async def list_videos(
@@ -172,7 +174,7 @@ def make_app(
 
         The answer is the new video; its `retry_of` names the old one. The prompt is checked again.
         """
-        return _created(await gateway.retry(known, video_id, sent), links)
+        return _created(await creation.retry(known, video_id, sent), links)
 
     @app.get(
         "/v1/videos/{video_id}/content",

@@ -1,39 +1,30 @@
-"""What the gateway does: create, show, list, cancel and delete videos, and point to their bytes."""
+"""What the gateway does with jobs that exist: show, list, cancel and delete them, and point to their bytes."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
 from pydantic import SecretStr
 
-from vitascope_common import ids, telemetry, tokens
+from vitascope_common import ids, tokens
 from vitascope_common.errors import (
     InvalidRequestError,
-    ModelChangedError,
-    ModerationBlockedError,
     NotFoundError,
-    PermissionDeniedError,
     UnavailableError,
     VideoExpiredError,
     VideoFailedError,
-    VideoNotFinishedError,
     VideoNotReadyError,
     VitascopeError,
 )
-from vitascope_common.jobs import GENERATE, TERMINAL_JOB, JobState, Reference, params_to_dict
-from vitascope_common.objectstore import ObjectStore
+from vitascope_common.jobs import JobState
 from vitascope_common.registry import ModelCard
-from vitascope_gateway import metrics
-from vitascope_gateway.admission import NewJob, UnknownOutcomeError
-from vitascope_gateway.idempotency import AlreadyMadeError, Mark, Repeatable, repeatable
+from vitascope_gateway.admission import NewJob
+from vitascope_gateway.idempotency import Repeatable
 from vitascope_gateway.queue_view import PoolView
-from vitascope_gateway.references import JobReferences
-from vitascope_gateway.request import VideoRequest, parse_request
 
-SUBMIT_TIMEOUT_S = 1.0
 SUFFIX = {"video": "mp4", "thumbnail": "webp"}
 
 _log = structlog.stdlib.get_logger("vitascope.gateway")
@@ -95,14 +86,6 @@ class JobRecord:
     priority: int = 0
     deadline_at_ms: int | None = None
     retry_of: str | None = None
-
-
-@dataclass(frozen=True)
-class Created:
-    """A new job, or the one that the same request has made before."""
-
-    record: JobRecord
-    is_replayed: bool = False
 
 
 class Store(Protocol):
@@ -185,200 +168,15 @@ class Gateway:
         prompts: Prompts,
         scheduler: Scheduler,
         catalogue: Catalogue,
-        objects: ObjectStore,
         events: Pings,
         links: MediaLinks,
-        default_model: str | None = None,
     ) -> None:
         self._store = store
         self._prompts = prompts
         self._scheduler = scheduler
         self._catalogue = catalogue
-        self._references = JobReferences(objects)
         self._events = events
         self._links = links
-        self._default_model = default_model
-        self._hints: set[asyncio.Task[None]] = set()
-
-    async def create(self, caller: Caller, fields: Mapping[str, Any], mark: Mark | None = None) -> Created:
-        """Judge and admit a request; when this returns, the job is promised. One that comes again makes no second job.
-
-        Raises:
-            InvalidRequestError: names the field at fault and what is allowed; the key is that of another request.
-            NotFoundError: the video that this request has made is deleted.
-            PermissionDeniedError: the plan does not include this service class.
-            ModerationBlockedError: the safety check refused the prompt.
-            UnavailableError: the prompt service, the database or, for pictures, the object store is away, too many
-                pictures wait, or the model's card is broken; nothing was promised.
-            UnknownOutcomeError: the database went away while it committed; the job may be promised.
-        """
-
-        async def create(sent: Repeatable | None) -> JobRecord:
-            return await self._create(caller, fields, None, sent)
-
-        return await self._once(caller, mark, "create", fields, create)
-
-    async def retry(self, caller: Caller, job_id: str, mark: Mark | None = None) -> Created:
-        """Make a new job with the request of one that has ended: same seed, same parameters, a new safety check.
-
-        Raises:
-            NotFoundError: no such job; VideoNotFinishedError: it is under way.
-            ModelChangedError: the model's weights or defaults are no longer those of that job.
-            ReferenceExpiredError: its pictures are no longer kept.
-            As `create`.
-        """
-
-        async def create(sent: Repeatable | None) -> JobRecord:
-            record = await self.video(caller.tenant_id, job_id)
-            if record.state not in TERMINAL_JOB:
-                message = "This video is still being made; cancel it first, or wait."
-                raise VideoNotFinishedError(message, param="video_id")
-            return await self._create(caller, _fields_of(record), record, sent)
-
-        return await self._once(caller, mark, f"retry {job_id}", {}, create)
-
-    async def _once(
-        self,
-        caller: Caller,
-        mark: Mark | None,
-        what: str,
-        fields: Mapping[str, Any],
-        create: Callable[[Repeatable | None], Awaitable[JobRecord]],
-    ) -> Created:
-        """Find the job that a request has made already, or create it; count what became of it."""
-        try:
-            sent = None
-            if mark is not None:  # in a thread: a picture takes a while to hash
-                sent = await asyncio.to_thread(repeatable, mark, caller.tenant_id, caller.api_key_sha256, what, fields)
-            made = await self._store.made(sent) if sent is not None and sent.may_be_made else None
-            try:
-                created = Created(await create(sent)) if made is None else await self._replayed(caller.tenant_id, made)
-            except AlreadyMadeError as error:  # meanwhile
-                created = await self._replayed(caller.tenant_id, error.job_id)
-        except VitascopeError as error:
-            metrics.ADMISSIONS.labels(error.code).inc()
-            raise
-        metrics.ADMISSIONS.labels("replayed" if created.is_replayed else "admitted").inc()
-        return created
-
-    async def _replayed(self, tenant_id: str, job_id: str) -> Created:
-        record = await self._store.job(tenant_id, job_id)
-        if record is None:
-            raise NotFoundError("The video that this request has made before was deleted.")
-        return Created(record, is_replayed=True)
-
-    async def _create(
-        self,
-        caller: Caller,
-        fields: Mapping[str, Any],
-        retried: JobRecord | None,
-        sent: Repeatable | None,
-    ) -> JobRecord:
-        """Create a job; what a retried one was made from is stored once more, under the new one."""
-        stored = [] if retried is None else [*map(Reference.from_dict, retried.params.get("references", ()))]
-        cards, asked = self._catalogue.cards(), fields.get("model") or self._default_model
-        if isinstance(asked, str) and asked not in [card.id for card in cards]:
-            self._catalogue.check(asked)
-        request = parse_request(fields, cards, self._default_model, [one.role for one in stored])
-        class_name = _entitled(caller, request.service_class)
-        if retried is not None:
-            _check_unchanged(request, retried.params)
-        verdict = await self._judge(caller.tenant_id, request)
-        job_id = ids.new_job_id()
-        try:
-            references = [
-                *await self._references.keep(job_id, request),
-                *[await self._references.keep_again(job_id, one) for one in stored],
-            ]
-            record = await self._admit(job_id, caller, class_name, request, verdict, references, retried, sent)
-        except UnknownOutcomeError:
-            raise  # the job may be promised, and then needs them
-        except Exception:  # whatever it was: there is no job that needs what was stored for it
-            if request.pictures or stored:
-                await self._references.forget(job_id)
-            raise
-        self._hint(job_id)
-        return record
-
-    async def _admit(
-        self,
-        job_id: str,
-        caller: Caller,
-        class_name: str,
-        request: VideoRequest,
-        verdict: Verdict,
-        references: Sequence[Reference],
-        retried: JobRecord | None,
-        sent: Repeatable | None,
-    ) -> JobRecord:
-        params, now_ms = request.params(verdict.prompt, verdict.negative_prompt, references), ids.now_ms()
-        with telemetry.span("job.admit", job=job_id, model=request.card.id):
-            job = NewJob(
-                job_id=job_id,
-                tenant_id=caller.tenant_id,
-                kind=GENERATE,
-                card=request.card,
-                prompt=request.prompt,
-                params=params,
-                safety={
-                    "category": verdict.category,
-                    "score": verdict.score,
-                    "policy_version": verdict.policy_version,
-                },
-                labels=request.labels,
-                traceparent=telemetry.current_traceparent(),
-                created_at_ms=now_ms,
-                class_name=class_name,
-                priority=request.priority,
-                deadline_at_ms=None if request.deadline_s is None else now_ms + round(request.deadline_s * 1000),
-                retry_of=None if retried is None else retried.job_id,
-            )
-            await self._store.admit(job, sent)
-            _log.info("job.admitted", job=job_id, tenant=caller.tenant_id, model=request.card.id)
-        return JobRecord(
-            job_id=job_id,
-            tenant_id=caller.tenant_id,
-            state=JobState.QUEUED,
-            phase=JobState.QUEUED.value,
-            model=request.card.id,
-            prompt=request.prompt,
-            params=params_to_dict(params),
-            labels=job.labels,
-            created_at_ms=job.created_at_ms,
-            steps_total=params.num_inference_steps,
-            cost_s=job.cost_s,
-            class_name=job.class_name,
-            priority=job.priority,
-            deadline_at_ms=job.deadline_at_ms,
-            retry_of=job.retry_of,
-        )
-
-    async def _judge(self, tenant_id: str, request: VideoRequest) -> Verdict:
-        verdict = await self._prompts.check(tenant_id, request.card.id, request.prompt, request.negative_prompt)
-        if not verdict.is_allowed:
-            _log.info("prompt.refused", tenant=tenant_id, category=verdict.category, policy=verdict.policy_version)
-            raise ModerationBlockedError(verdict.message or None, param="prompt", detail={"category": verdict.category})
-        if not verdict.prompt.strip():
-            raise InvalidRequestError("prompt holds nothing that can be read as text.", param="prompt")
-        return verdict
-
-    def _hint(self, job_id: str) -> None:
-        """Tell the scheduler in the background; the reconciler finds the job anyway."""
-
-        async def submit() -> None:
-            try:
-                await self._scheduler.submit(job_id, SUBMIT_TIMEOUT_S)
-            except VitascopeError as error:
-                _log.info("job.submit_hint_failed", job=job_id, code=error.code)
-
-        task = asyncio.create_task(submit())
-        self._hints.add(task)
-        task.add_done_callback(self._hints.discard)
-
-    async def drain(self) -> None:
-        """Let the hints under way end."""
-        if self._hints:
-            await asyncio.wait(set(self._hints), timeout=SUBMIT_TIMEOUT_S)
 
     async def video(self, tenant_id: str, job_id: str) -> JobRecord:
         """Return one job. Raises: NotFoundError."""
@@ -475,48 +273,6 @@ class Gateway:
         )
         names = ("database", "redis", "prompt", "scheduler")
         return [name for name, is_there in zip(names, answers, strict=True) if not is_there]
-
-
-def _entitled(caller: Caller, asked: str | None) -> str:
-    """Return the class of a request. Raises PermissionDeniedError unless the caller's plan includes it."""
-    if not caller.classes:
-        raise PermissionDeniedError("Your plan includes no service class.", param="service_class")
-    if asked is not None and asked not in caller.classes:
-        allowed = ", ".join(f'"{name}"' for name in caller.classes)
-        message = f'Your plan does not include the service class "{asked}"; allowed are: {allowed}.'
-        raise PermissionDeniedError(message, param="service_class")
-    return asked or caller.classes[0]
-
-
-def _fields_of(record: JobRecord) -> dict[str, Any]:
-    """Return the request that this job came from, with every default as it was resolved then."""
-    params = record.params
-    names = ("seconds", "seed", "negative_prompt", "num_inference_steps", "guidance_scale", "solver")
-    deadline_at_ms, created_at_ms = record.deadline_at_ms, record.created_at_ms
-    return {
-        **{name: params[name] for name in names},
-        "temporal_attention": params.get("temporal_attention"),  # None: the model's
-        "prompt": record.prompt,
-        "model": record.model,
-        "size": f"{params['width_px']}x{params['height_px']}",
-        "metadata": record.labels,
-        "priority": record.priority,
-        "service_class": record.class_name,
-        "deadline_s": None if deadline_at_ms is None else (deadline_at_ms - created_at_ms) / 1000,
-    }
-
-
-def _check_unchanged(request: VideoRequest, params: Mapping[str, Any]) -> None:
-    """Compare what a repeated request resolves to with what the job before was made from, apart from its pictures."""
-    now = params_to_dict(request.params(params["prompt"], params["negative_prompt"]))
-    names = sorted((params.keys() | now.keys()) - {"references"})
-    changed = [name for name in names if now.get(name) != params.get(name)]
-    if changed:
-        raise ModelChangedError(
-            f"The model {request.card.id} has changed since then ({', '.join(changed)}): the same request would make "
-            "another video. Send it as a new one.",
-            param="model",
-        )
 
 
 async def _answers(check: Awaitable[None]) -> bool:
