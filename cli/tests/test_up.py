@@ -83,6 +83,23 @@ def test_a_service_that_cannot_start_ends_it_with_its_log(tmp_path: Path) -> Non
     assert not (tmp_path / "data" / "stack.json").exists()
 
 
+def test_a_port_that_is_taken_while_it_starts_is_chosen_anew(tmp_path: Path) -> None:
+    robber = tmp_path / "robber"
+    try:
+        with starting(tmp_path / "data", "robbed", "scheduler", environ={"ROBBER": str(robber)}) as process:
+            up = first_line(process)
+            process.terminate()
+            _, err = process.communicate(timeout=15)
+        assert process.returncode == 0
+        port = robber.read_text().split()[1]
+        assert f"another program took port {port} meanwhile; starting again on other ports" in err
+        assert list(up["pids"]) == list(SERVICES)
+        assert is_alive(int(robber.read_text().split()[0]))  # who has the port keeps it
+    finally:
+        if robber.exists():
+            os.kill(int(robber.read_text().split()[0]), signal.SIGKILL)
+
+
 def test_a_misspelt_variable_stops_the_start(tmp_path: Path) -> None:
     with starting(tmp_path / "data", "good", environ={"VITASCOPE_LOG_LEVLE": "debug"}) as process:
         out, err = process.communicate(timeout=15)
@@ -132,8 +149,10 @@ def test_ctrl_c_while_it_starts_stops_it(tmp_path: Path) -> None:
         while "gateway is ready" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=15)
+        out, err = process.communicate(timeout=15)
     assert (process.returncode, out) == (0, "")
+    assert "Traceback" not in err
+    assert "exception was never retrieved" not in err
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux'")

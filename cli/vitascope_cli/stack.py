@@ -148,6 +148,11 @@ class Stack:
             **dict.fromkeys(("no_proxy", "NO_PROXY"), _no_proxy(inherited)),
         }
 
+    def taken_ports(self) -> list[int]:
+        """Return those of its ports that another program has now; only while nothing of the stack runs."""
+        hosts = {name: self._listening_host(name.removesuffix("-metrics")) for name in self.ports}
+        return [port for name, port in self.ports.items() if not ports.is_free(hosts[name], port)]
+
     def specs(self, inherited: Mapping[str, str]) -> list[ChildSpec]:
         """Return the processes, Redis (unless it is given) first. Writes Redis' configuration.
 

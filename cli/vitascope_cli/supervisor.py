@@ -112,12 +112,13 @@ class Supervisor:
             for child in children:
                 logs.begin(child.log)
                 child.keeper = asyncio.create_task(self._keep(child), name=f"keep-{child.spec.name}")
-            waiting = asyncio.gather(*(child.started for child in children))
-            try:
-                await asyncio.wait_for(waiting, self._start_timeout_s)
-            except TimeoutError:
-                late = next(child for child in children if child.ready_at_s is None)
-                raise self._start_error(late, f"was not ready after {self._start_timeout_s:.0f} s") from None
+            started = [child.started for child in children]
+            done, late = await asyncio.wait(started, timeout=self._start_timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+            for one in done:
+                one.result()
+            if late:
+                child = next(child for child in children if child.started in late)
+                raise self._start_error(child, f"was not ready after {self._start_timeout_s:.0f} s")
 
     async def watch_logs(self) -> None:
         """Keep the log files bounded, as far as the disk lets us; runs until cancelled."""

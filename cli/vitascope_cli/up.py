@@ -27,6 +27,8 @@ from vitascope_common.errors import ConfigurationError
 from vitascope_common.settings import SERVICES
 
 NUM_THREADS_VARIABLE = "VITASCOPE_GPU_WORKER_NUM_THREADS"
+MAX_STARTS = 3
+"""Between the choice of a port and the service that listens on it, another program may take it."""
 EXIT_STOPPED = 0
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -46,10 +48,23 @@ def up(data_dir: DataDir, host: str, port: int, models_dir: Path) -> int:
     with data_dir.locked() as lock:
         data_dir.remove_state()
         num_threads, num_ranks = _num_threads(environ), read_num_ranks(environ)
-        stack = open_stack(data_dir, host, port, models_dir, num_threads, given_servers(environ), num_ranks)
+
+        def choose() -> Stack:
+            return open_stack(data_dir, host, port, models_dir, num_threads, given_servers(environ), num_ranks)
+
+        stack = choose()
         migrate_database(stack.database_url)
         api_key = ensure_api_key(data_dir, stack.database_url)
-        status = asyncio.run(_run(stack, api_key, environ, lock))
+        for num_left in reversed(range(MAX_STARTS)):
+            try:
+                status = asyncio.run(_run(stack, api_key, environ, lock))
+                break
+            except StartError as error:
+                taken = stack.taken_ports() if num_left else []
+                if not taken:
+                    return _give_up(error)
+                say(f"another program took port {taken[0]} meanwhile; starting again on other ports")
+                stack = choose()
     gc.freeze()  # the process ends here: what is left is not collected once more, in the time that a stop has
     return status
 
@@ -74,7 +89,15 @@ def _num_threads(environ: Mapping[str, str]) -> int | None:
     return int(text) if text else None
 
 
+def _give_up(error: StartError) -> int:
+    for line in error.log_tail:
+        sys.stderr.write(f"  | {line}\n")
+    say(f"error [{error.code}]: {error.message}")
+    return EXIT_FAILED
+
+
 async def _run(stack: Stack, api_key: str, environ: Mapping[str, str], lock: int) -> int:
+    """Run until a signal; return the exit status. Raises: StartError: it did not come up; nothing runs any more."""
     is_up = False
 
     def describe(pids: Mapping[str, int]) -> dict[str, object]:
@@ -116,10 +139,9 @@ async def _run(stack: Stack, api_key: str, environ: Mapping[str, str], lock: int
         say("stopping")
         status = EXIT_STOPPED
     except StartError as error:
-        for line in error.log_tail:
-            sys.stderr.write(f"  | {line}\n")
-        say(f"error [{error.code}]: {error.message}")
-        status = EXIT_FAILED
+        if not asked_to_stop.is_set():
+            raise
+        status = _give_up(error)
     finally:
         is_up = False
         trimming.cancel()
