@@ -149,6 +149,13 @@ class GenerateParams:
     guidance_rescale: float = 0.0
     temporal_attention: str = ""
     """One of "full", "causal", "window"; "": the model's own."""
+    num_frames_before: int = 0
+    """Of an extension: so many frames of the clip that it continues come first, as they are."""
+
+    @property
+    def num_frames_in_all(self) -> int:
+        """How many frames the video has."""
+        return self.num_frames_before + self.num_frames
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "GenerateParams":

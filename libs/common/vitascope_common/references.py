@@ -27,3 +27,18 @@ NEEDED: Mapping[str, Capability] = {
 def reference_key(job_id: str, name: str) -> str:
     """Return the object key of a reference: with what its job works on, but of no attempt."""
     return f"work/{job_id}/references/{name}"
+
+
+def num_continued_frames(num_clip_frames: int, num_latent_frames: int) -> int:
+    """Say how many frames a continued clip shares with the earlier one of `num_clip_frames`: 4k + 1.
+
+    As many as there are, but never more than half of the new clip's latent frames, so that it has something to tell.
+
+    Raises:
+        ValueError: there is no earlier frame, or the new clip is a single latent frame.
+    """
+    if num_clip_frames < 1 or num_latent_frames < 2:
+        raise ValueError(
+            f"cannot continue {num_clip_frames} frames by {num_latent_frames} latent frames: need at least 1 and 2"
+        )
+    return 4 * (min((num_clip_frames - 1) // 4 + 1, num_latent_frames // 2) - 1) + 1

@@ -82,6 +82,7 @@ jobs = sa.Table(
     _count("finished_at_ms", None),  # exactly when its state is a terminal one
     _count("deadline_at_ms", None),  # when it fails with the code "expired" unless it is over
     _text("retry_of", default=None),  # the job whose request this one repeats
+    _text("remixed_from", default=None),  # the job whose video this one changes or continues
     _count("expires_at_ms", None),  # when its files may be swept
     _count("swept_at_ms", None),  # when its work files were removed
     _count("deleted_at_ms", None),  # hidden from its tenant since

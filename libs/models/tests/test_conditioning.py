@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitascope_models.conditioning import Guide, change, extension, first_frame, keyframes, num_continued_frames
+from vitascope_common.references import num_continued_frames
+from vitascope_models.conditioning import Guide, change, extension, first_frame, keyframes
 from vitascope_models.dit import DiT
 from vitascope_models.sampling import SOLVERS, FlowSampler, Guidance, guided, initial_noise, noised
 from vitascope_models.text import Conditioning

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vitascope_common.references import num_continued_frames
 from vitascope_models.vae import VAE, from_uint8
 
 _FRAMES_PER_CHUNK = 16
@@ -77,21 +78,6 @@ def extension(vae: VAE, clip_THWC: Tensor, shape: Sequence[int]) -> Guide:
     """
     num_frames = num_continued_frames(len(clip_THWC), shape[1])
     return _guide(shape, _encoded(vae, clip_THWC[-num_frames:], shape))
-
-
-def num_continued_frames(num_clip_frames: int, num_latent_frames: int) -> int:
-    """Say how many frames a continued clip shares with the earlier one of `num_clip_frames`: 4k + 1.
-
-    As many as there are, but never more than half of the new clip's latent frames, so that it has something to tell.
-
-    Raises:
-        ValueError: there is no earlier frame, or the new clip is a single latent frame.
-    """
-    if num_clip_frames < 1 or num_latent_frames < 2:
-        raise ValueError(
-            f"cannot continue {num_clip_frames} frames by {num_latent_frames} latent frames: need at least 1 and 2"
-        )
-    return 4 * (min((num_clip_frames - 1) // 4 + 1, num_latent_frames // 2) - 1) + 1
 
 
 def change(vae: VAE, clip_THWC: Tensor, strength: float) -> tuple[Tensor, float]:

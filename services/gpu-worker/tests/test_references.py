@@ -105,6 +105,49 @@ def test_a_clip_goes_on_from_the_end_of_another(rig, card):
     assert torch.equal(latents_of(rig, task)[:, :, :1], encoded(rig, card, frames[-1:]))
 
 
+def frames_of(rig, task, attempt=1):
+    path = rig.folder / "made.mkv"
+    path.write_bytes(rig.output(task, attempt, "mezzanine"))
+    return References(ffmpeg.find_ffmpeg()).clip(path, MKV, (16, 16), 8, 1000, nothing)
+
+
+def test_what_is_extended_comes_first_as_it_is(rig):
+    frames = moving(13)
+    given = references(rig, "continue")
+    alone = frames_of(rig, made(rig, references=given))
+    whole = frames_of(rig, made(rig, references=given, num_frames_before=12))
+    assert len(alone) == 9
+    assert torch.equal(whole, torch.cat([frames[:12], alone]))
+
+
+def test_an_extension_survives_a_kill_and_a_store_that_is_away_when_it_is_decoded(rig, interrupted_at, monkeypatch):
+    given = references(rig, "continue")
+    expected = frames_of(rig, made(rig, references=given, num_frames_before=12))
+    task = rig.task(references=given, num_frames_before=12)
+    interrupted_at(rig, rig.worker(), task, 15)
+    get_file, num_calls = rig.store.get_file, 0
+
+    def sometimes(*arguments):
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 2:  # the first is for the frames that the model is given
+            raise UnavailableError("the store is away")
+        return get_file(*arguments)
+
+    monkeypatch.setattr(rig.store, "get_file", sometimes)
+    rig.worker().run(task)
+    monkeypatch.undo()
+    assert num_calls == 3
+    assert torch.equal(frames_of(rig, task, 2), expected)
+
+
+def test_a_clip_that_is_shorter_than_it_was_said_to_be_is_not_extended(rig):
+    task = made(rig, references=references(rig, "continue"), num_frames_before=14)
+    report = rig.scheduler.report_of(task.task_id, 1)
+    assert (report.outcome, report.error_code, report.is_retryable) == (FAILED, "invalid_request", False)
+    assert "has 13 frames, not 14" in report.error_message
+
+
 def test_a_change_of_no_strength_is_the_clip_and_a_full_one_is_none_of_it(rig, card):
     frames = moving(13)
     data = mezzanine(rig, frames)

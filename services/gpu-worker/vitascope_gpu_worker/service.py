@@ -8,8 +8,8 @@ is the last thing it does.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -129,6 +129,15 @@ class ReadsReferences(Protocol):
         *,
         is_end: bool = False,
     ) -> Tensor: ...
+    def beginning(
+        self,
+        path: Path,
+        media_type: str,
+        size_px: tuple[int, int],
+        fps: int,
+        num_frames: int,
+        check: Callable[[], None],
+    ) -> Generator[Tensor]: ...
 
 
 OpenMezzanine = Callable[[Path, int, int, int], WritesFrames]
@@ -333,26 +342,31 @@ class Generate:
             with self._within(HUNG_OTHERWISE_S, "reference"):
                 return self._references.picture(data, *size_px)
         is_changed = reference.role == ReferenceRole.CHANGE
-        path = self._workshop.folder / f"{held.task.task_id}.{held.task.attempt}.reference"
-        try:
-            self._store.get_file(artifact.key, path, artifact.sha256)
-            with self._within(HUNG_OTHERWISE_S, "reference"):
-                frames_THWC = self._references.clip(
-                    path,
-                    artifact.media_type,
-                    size_px,
-                    params.fps,
-                    params.num_frames,
-                    partial(self._check_early, held),
-                    is_end=not is_changed,
-                )
-        finally:
-            path.unlink(missing_ok=True)
+        with self._fetched(held, artifact) as path, self._within(HUNG_OTHERWISE_S, "reference"):
+            frames_THWC = self._references.clip(
+                path,
+                artifact.media_type,
+                size_px,
+                params.fps,
+                params.num_frames,
+                partial(self._check_early, held),
+                is_end=not is_changed,
+            )
         if is_changed and len(frames_THWC) < params.num_frames:
             raise InvalidRequestError(
                 f"The clip to change has {len(frames_THWC)} frames; the new one needs {params.num_frames}."
             )
         return frames_THWC
+
+    @contextmanager
+    def _fetched(self, held: HeldTask, artifact: Artifact) -> Iterator[Path]:
+        """Yield a file with these bytes; it is gone afterwards."""
+        path = self._workshop.folder / f"{held.task.task_id}.{held.task.attempt}.reference"
+        try:
+            self._store.get_file(artifact.key, path, artifact.sha256)
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
     def denoise(self, held: HeldTask, run: Run, engine: Engine, card: ModelCard) -> None:
         """Take the steps that are left, with progress after each and checkpoints as they fall due.
@@ -424,10 +438,26 @@ class Generate:
             self._check_late(held)
 
         with metrics.DECODE_SECONDS.labels(params.model).time(), mezzanine:
+            if params.num_frames_before:
+                self._write_before(held, params, mezzanine)
             for frames_THWC in self._in_time(engine.decode(run), run.step):
                 check()
                 mezzanine.write(frames_THWC, check)
-            mezzanine.finish(params.num_frames, check)
+            mezzanine.finish(params.num_frames_in_all, check)
+
+    def _write_before(self, held: HeldTask, params: GenerateParams, mezzanine: WritesFrames) -> None:
+        """Let the clip that is continued come first, as it is."""
+        check = partial(self._check_late, held)
+        (artifact,) = [one.artifact for one in params.references if one.role == ReferenceRole.CONTINUE]
+        with ExitStack() as stack:
+            path = self._patiently(
+                held, "reference", lambda: stack.enter_context(self._fetched(held, artifact)), self._check_late
+            )
+            size_px, num_frames = (params.width_px, params.height_px), params.num_frames_before
+            frames = self._references.beginning(path, artifact.media_type, size_px, params.fps, num_frames, check)
+            stack.callback(frames.close)
+            for frames_THWC in self._in_time(frames, params.num_inference_steps):
+                mezzanine.write(frames_THWC, check)
 
     @contextmanager
     def _within(self, limit_s: float, what: str, step: int = 0) -> Iterator[None]:

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vitascope_common.references import ReferenceRole
-from vitascope_models.conditioning import change, extension, first_frame, keyframes, num_continued_frames
+from vitascope_common.references import ReferenceRole, num_continued_frames
+from vitascope_models.conditioning import change, extension, first_frame, keyframes
 from vitascope_trainer.evaluation.fidelity import psnr_db
 from vitascope_trainer.evaluation.loading import Model, Progress, loaded, shared_out
 from vitascope_trainer.evaluation.probe import Reading, read

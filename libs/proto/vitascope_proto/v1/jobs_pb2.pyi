@@ -55,7 +55,7 @@ class Reference(_message.Message):
     def __init__(self, role: _Optional[str] = ..., artifact: _Optional[_Union[Artifact, _Mapping]] = ..., strength: _Optional[float] = ...) -> None: ...
 
 class GenerateParams(_message.Message):
-    __slots__ = ("model", "model_sha256", "prompt", "negative_prompt", "width_px", "height_px", "num_frames", "fps", "num_inference_steps", "guidance_scale", "shift", "solver", "seed", "seconds", "references", "guidance_start", "guidance_end", "guidance_rescale", "temporal_attention")
+    __slots__ = ("model", "model_sha256", "prompt", "negative_prompt", "width_px", "height_px", "num_frames", "fps", "num_inference_steps", "guidance_scale", "shift", "solver", "seed", "seconds", "references", "guidance_start", "guidance_end", "guidance_rescale", "temporal_attention", "num_frames_before")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,7 @@ class GenerateParams(_message.Message):
     GUIDANCE_END_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_RESCALE_FIELD_NUMBER: _ClassVar[int]
     TEMPORAL_ATTENTION_FIELD_NUMBER: _ClassVar[int]
+    NUM_FRAMES_BEFORE_FIELD_NUMBER: _ClassVar[int]
     model: str
     model_sha256: str
     prompt: str
@@ -94,7 +95,8 @@ class GenerateParams(_message.Message):
     guidance_end: float
     guidance_rescale: float
     temporal_attention: str
-    def __init__(self, model: _Optional[str] = ..., model_sha256: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., num_frames: _Optional[int] = ..., fps: _Optional[int] = ..., num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., shift: _Optional[float] = ..., solver: _Optional[str] = ..., seed: _Optional[int] = ..., seconds: _Optional[str] = ..., references: _Optional[_Iterable[_Union[Reference, _Mapping]]] = ..., guidance_start: _Optional[float] = ..., guidance_end: _Optional[float] = ..., guidance_rescale: _Optional[float] = ..., temporal_attention: _Optional[str] = ...) -> None: ...
+    num_frames_before: int
+    def __init__(self, model: _Optional[str] = ..., model_sha256: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width_px: _Optional[int] = ..., height_px: _Optional[int] = ..., num_frames: _Optional[int] = ..., fps: _Optional[int] = ..., num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., shift: _Optional[float] = ..., solver: _Optional[str] = ..., seed: _Optional[int] = ..., seconds: _Optional[str] = ..., references: _Optional[_Iterable[_Union[Reference, _Mapping]]] = ..., guidance_start: _Optional[float] = ..., guidance_end: _Optional[float] = ..., guidance_rescale: _Optional[float] = ..., temporal_attention: _Optional[str] = ..., num_frames_before: _Optional[int] = ...) -> None: ...
 
 class FinishParams(_message.Message):
     __slots__ = ("model", "prompt_sha256", "width_px", "height_px", "num_frames", "fps")

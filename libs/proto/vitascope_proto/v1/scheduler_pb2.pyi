@@ -106,6 +106,26 @@ class GetQueuePositionsResponse(_message.Message):
     positions: _containers.RepeatedCompositeFieldContainer[JobPosition]
     def __init__(self, positions: _Optional[_Iterable[_Union[JobPosition, _Mapping]]] = ...) -> None: ...
 
+class ForecastRequest(_message.Message):
+    __slots__ = ("pool", "tenant_id", "class_name", "cost_s")
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    COST_S_FIELD_NUMBER: _ClassVar[int]
+    pool: str
+    tenant_id: str
+    class_name: str
+    cost_s: float
+    def __init__(self, pool: _Optional[str] = ..., tenant_id: _Optional[str] = ..., class_name: _Optional[str] = ..., cost_s: _Optional[float] = ...) -> None: ...
+
+class ForecastResponse(_message.Message):
+    __slots__ = ("position", "eta_s")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ETA_S_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    eta_s: float
+    def __init__(self, position: _Optional[int] = ..., eta_s: _Optional[float] = ...) -> None: ...
+
 class GetQueueRequest(_message.Message):
     __slots__ = ("pool",)
     POOL_FIELD_NUMBER: _ClassVar[int]

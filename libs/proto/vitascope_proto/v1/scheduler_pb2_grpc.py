@@ -59,6 +59,11 @@ class SchedulerServiceStub:
                 request_serializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionsRequest.SerializeToString,
                 response_deserializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionsResponse.FromString,
                 _registered_method=True)
+        self.Forecast = channel.unary_unary(
+                '/vitascope.v1.SchedulerService/Forecast',
+                request_serializer=vitascope__proto_dot_v1_dot_scheduler__pb2.ForecastRequest.SerializeToString,
+                response_deserializer=vitascope__proto_dot_v1_dot_scheduler__pb2.ForecastResponse.FromString,
+                _registered_method=True)
         self.GetQueue = channel.unary_unary(
                 '/vitascope.v1.SchedulerService/GetQueue',
                 request_serializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueueRequest.SerializeToString,
@@ -124,6 +129,13 @@ class SchedulerServiceServicer:
 
     def GetQueuePositions(self, request, context):
         """The same for many jobs at once: what a gateway asks every 2 s for those that are followed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Forecast(self, request, context):
+        """Where a job would stand that a tenant sent now, and when it would be done. Changes nothing; an estimate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -199,6 +211,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.GetQueuePositions,
                     request_deserializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionsRequest.FromString,
                     response_serializer=vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionsResponse.SerializeToString,
+            ),
+            'Forecast': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forecast,
+                    request_deserializer=vitascope__proto_dot_v1_dot_scheduler__pb2.ForecastRequest.FromString,
+                    response_serializer=vitascope__proto_dot_v1_dot_scheduler__pb2.ForecastResponse.SerializeToString,
             ),
             'GetQueue': grpc.unary_unary_rpc_method_handler(
                     servicer.GetQueue,
@@ -366,6 +383,33 @@ class SchedulerService:
             '/vitascope.v1.SchedulerService/GetQueuePositions',
             vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionsRequest.SerializeToString,
             vitascope__proto_dot_v1_dot_scheduler__pb2.GetQueuePositionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forecast(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitascope.v1.SchedulerService/Forecast',
+            vitascope__proto_dot_v1_dot_scheduler__pb2.ForecastRequest.SerializeToString,
+            vitascope__proto_dot_v1_dot_scheduler__pb2.ForecastResponse.FromString,
             options,
             channel_credentials,
             insecure,

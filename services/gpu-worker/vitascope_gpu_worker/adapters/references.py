@@ -6,7 +6,7 @@ import os
 import select
 import subprocess
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy
@@ -67,26 +67,62 @@ class References:
             InvalidRequestError: no clip of ours.
             EncoderError: ffmpeg could not be started.
         """
+        # A quarter of a frame before one begins: rounded times do not move it out. A shorter clip is read whole.
+        begin = ["-sseof", f"-{(num_frames + 1.25) / fps:.6f}"] if is_end else []
+        end = [] if is_end else ["-frames:v", str(num_frames)]
+        frames = deque(self._frames(path, media_type, size_px, fps, begin, end, check), maxlen=num_frames)
+        if not frames:
+            raise InvalidRequestError("A clip that this clip is made from cannot be decoded.")
+        return torch.stack([*frames])
+
+    def beginning(
+        self,
+        path: Path,
+        media_type: str,
+        size_px: tuple[int, int],
+        fps: int,
+        num_frames: int,
+        check: Callable[[], None],
+    ) -> Generator[Tensor]:
+        """Yield the first frames of a clip one by one, uint8 (1, H, W, 3), read as `clip` does: it may be a long one.
+
+        Raises:
+            InvalidRequestError: no clip of ours, or a shorter one.
+            EncoderError: ffmpeg could not be started.
+        """
+        num_read = 0
+        for frame_HWC in self._frames(path, media_type, size_px, fps, [], ["-frames:v", str(num_frames)], check):
+            yield frame_HWC[None]
+            num_read += 1
+        if num_read < num_frames:
+            raise InvalidRequestError(f"The clip that this one continues has {num_read} frames, not {num_frames}.")
+
+    def _frames(
+        self,
+        path: Path,
+        media_type: str,
+        size_px: tuple[int, int],
+        fps: int,
+        begin: Sequence[str],
+        end: Sequence[str],
+        check: Callable[[], None],
+    ) -> Iterator[Tensor]:
+        """Yield frames, uint8 (H, W, 3), between what ffmpeg is told of the beginning and of the end."""
         demuxer = DEMUXERS.get(media_type)
         if demuxer is None:
             raise InvalidRequestError(f"A clip must be one of {', '.join(DEMUXERS)}, not {media_type[:60]}.")
         width_px, height_px = size_px
         cover = f"scale={width_px}:{height_px}:force_original_aspect_ratio=increase:flags=lanczos"
         command = [self._ffmpeg, "-hide_banner", "-nostdin", "-loglevel", "error", "-protocol_whitelist", "file,pipe"]
-        # A quarter of a frame before one begins: rounded times do not move it out. A shorter clip is read whole.
-        command += ["-sseof", f"-{(num_frames + 1.25) / fps:.6f}"] if is_end else []
-        command += ["-f", demuxer, "-i", str(path), "-an", "-sn", "-dn"]
+        command += [*begin, "-f", demuxer, "-i", str(path), "-an", "-sn", "-dn"]
         command += ["-vf", f"fps={fps},{cover},crop={width_px}:{height_px},format=rgb24"]
-        command += [] if is_end else ["-frames:v", str(num_frames)]
-        command += ["-f", "rawvideo", "pipe:1"]
+        command += [*end, "-f", "rawvideo", "pipe:1"]
         try:
-            frames = deque(_read(command, width_px * height_px * 3, check), maxlen=num_frames)
+            for data in _read(command, width_px * height_px * 3, check):
+                pixels = numpy.frombuffer(bytearray(data), dtype=numpy.uint8)
+                yield torch.from_numpy(pixels.reshape(height_px, width_px, 3))
         except OSError as error:
             raise EncoderError(f"ffmpeg could not be started: {error.strerror}.") from error
-        if not frames:
-            raise InvalidRequestError("A clip that this clip is made from cannot be decoded.")
-        pixels = numpy.frombuffer(b"".join(frames), dtype=numpy.uint8)
-        return torch.from_numpy(pixels.reshape(-1, height_px, width_px, 3).copy())
 
 
 def _read(command: Sequence[str], num_bytes: int, check: Callable[[], None]) -> Iterator[bytes]:
