@@ -57,7 +57,7 @@ def test_every_kind_maps_to_one_status_at_each_edge() -> None:
 @pytest.mark.parametrize("cls", ERRORS)
 def test_an_error_survives_the_edges(cls: type[VitascopeError]) -> None:
     error = cls("what to do", param="prompt")
-    assert http_status(error) in {*HTTP_STATUS.values(), 403}
+    assert http_status(error) in {*HTTP_STATUS.values(), 403, 451}
     status = to_status(error)
     assert status.message == "what to do"
     rebuilt = error_from(error.code, error.kind, status.message, "prompt")

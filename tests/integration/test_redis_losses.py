@@ -142,7 +142,7 @@ class System:
         dispatcher = Dispatcher(self.manager, self.reader, self.queue, self.postproc, TIMING)
         relay = Relay(self.reader, dispatcher, self.queue)
         reconciler = Reconciler(self.manager, self.reader, dispatcher, relay)
-        self.scheduler = Scheduler(self.manager, dispatcher, relay)
+        self.scheduler = Scheduler(self.manager, self.reader, dispatcher, relay)
         self.workers = [SimulatedWorker(url, self.scheduler, f"w{index}", self.permits) for index in range(NUM_WORKERS)]
         duties: list[Coroutine[Any, Any, None]] = [relay.run("event"), relay.run("ready"), reconciler.run()]
         duties += [self.postproc.run(self.scheduler), *(worker.run() for worker in self.workers)]
@@ -326,7 +326,7 @@ class Slow:
         dispatcher = Dispatcher(manager, self.reader, self.queue, Postproc(), TIMING, self.clock)
         self.relay = Relay(self.reader, dispatcher, self.queue, self.clock)
         self.reconciler = Reconciler(manager, self.reader, dispatcher, self.relay)
-        self.scheduler = Scheduler(manager, dispatcher, self.relay)
+        self.scheduler = Scheduler(manager, self.reader, dispatcher, self.relay)
         self.task_id = ""
 
     async def begin(self, database: Database) -> None:

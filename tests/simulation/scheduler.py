@@ -77,7 +77,7 @@ class Replica:
         self.dispatcher = Dispatcher(manager, reader, self.queue, Sender(process), TIMING, process.clock)
         self.relay = Relay(reader, self.dispatcher, self.queue, process.clock)
         self.reconciler = Reconciler(manager, reader, self.dispatcher, self.relay)
-        self.scheduler = Scheduler(manager, self.dispatcher, self.relay)
+        self.scheduler = Scheduler(manager, reader, self.dispatcher, self.relay)
         self.operator = Operator(manager, reader, self.dispatcher)
 
     def start(self) -> None:

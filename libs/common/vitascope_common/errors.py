@@ -3,11 +3,13 @@
     VitascopeError                      code                    kind
     ├── InvalidRequestError             invalid_request         invalid
     │   ├── InvalidModelError           invalid_model
+    │   ├── UnsupportedError            unsupported
     │   └── ModerationBlockedError      moderation_blocked
     ├── ConfigurationError              configuration           invalid
     ├── UnauthenticatedError            invalid_api_key         denied
     ├── PermissionDeniedError           permission_denied       denied
-    │   └── LinkExpiredError            link_expired
+    │   ├── LinkExpiredError            link_expired
+    │   └── OutputBlockedError          output_blocked
     ├── NotFoundError                   not_found               not_found
     │   ├── ObjectNotFoundError         object_not_found
     │   ├── VideoNotReadyError          video_not_ready
@@ -87,6 +89,13 @@ class InvalidModelError(InvalidRequestError):
     default_message = "This model is not available."
 
 
+class UnsupportedError(InvalidRequestError):
+    """Nothing here, or not the model that is to do it, can do this."""
+
+    code = "unsupported"
+    default_message = "This is not supported here."
+
+
 class ModerationBlockedError(InvalidRequestError):
     """The safety check refused the prompt or an input."""
 
@@ -123,6 +132,13 @@ class LinkExpiredError(PermissionDeniedError):
 
     code = "link_expired"
     default_message = "This link has expired; request a new one."
+
+
+class OutputBlockedError(PermissionDeniedError):
+    """The safety check refused the finished video: nobody gets it."""
+
+    code = "output_blocked"
+    default_message = "This video was withheld by the safety check."
 
 
 class NotFoundError(VitascopeError):
@@ -194,7 +210,7 @@ class ReferenceExpiredError(ConflictError):
     """A picture or clip that a job was made from is no longer kept."""
 
     code = "reference_expired"
-    default_message = "The pictures of this request are no longer kept: send it as a new one, with them."
+    default_message = "What this video was to be made from is no longer kept: send the request as a new one, with it."
 
 
 class QuotaExceededError(VitascopeError):
@@ -264,11 +280,13 @@ HTTP_STATUS: Mapping[ErrorKind, int] = MappingProxyType(
         ErrorKind.INTERNAL: 500,
     }
 )
-"""Kind to HTTP status; `http_status` adds the one distinction HTTP makes and kinds do not (401 and 403)."""
+"""Kind to HTTP status; `http_status` adds the distinctions that HTTP makes and kinds do not."""
 
 
 def http_status(error: VitascopeError) -> int:
-    """Return the HTTP status for an error: its kind's, but 403 when the caller is known and may not."""
+    """Return the HTTP status for an error: its kind's, but 403 when the caller is known and may not (451: nobody)."""
+    if error.code == OutputBlockedError.code:
+        return 451
     if error.kind is ErrorKind.DENIED and error.code != UnauthenticatedError.code:
         return 403
     return HTTP_STATUS[error.kind]

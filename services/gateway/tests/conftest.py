@@ -1,6 +1,7 @@
 """The gateway in this process (for what it says) and as a process (for what happens to it)."""
 
 import asyncio
+import re
 import sqlite3
 import subprocess
 import time
@@ -57,10 +58,10 @@ num_frames: {"2": 17, "4": 33}
 defaults: {size: 64x64, seconds: "4", fps: 8, num_inference_steps: 24, guidance_scale: 2.5, shift: 2.0, solver: euler}
 limits: {num_inference_steps: [1, 200], guidance_scale: [0, 20], prompt_max_chars: 200}
 cost: {fixed_s: 1.0, per_step_frame_s: 0.01}
-price: {usd_micros_per_second: 0}
-capabilities: [text_to_video, image_to_video, keyframes, negative_prompt]
+price: {usd_micros_per_second: 1000}
+capabilities: [text_to_video, image_to_video, keyframes, extension, video_to_video, negative_prompt]
 """
-TEXT_ONLY = CARD.replace("id: tiny", "id: text").replace(", image_to_video, keyframes, negative_prompt]", "]")
+TEXT_ONLY = re.sub("capabilities: .*", "capabilities: [text_to_video]", CARD).replace("id: tiny", "id: text")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from vitascope_gateway import pictures
 from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.admission import UnknownOutcomeError
 from vitascope_gateway.pictures import MAX_PICTURE_BYTES, fit
-from vitascope_gateway.request import parse_request
+from vitascope_gateway.request import Offer, parse_request
 
 RED, GREEN, BLUE = (220, 20, 20), (20, 200, 20), (20, 20, 220)
 
@@ -131,7 +131,7 @@ def test_pixels_are_counted_before_they_are_decoded(form: str, monkeypatch: pyte
 @pytest.mark.parametrize("field", ["input_reference", "last_frame"])
 def test_what_holds_no_picture_is_refused_with_what_to_do(card: ModelCard, field: str, value: Any, said: str) -> None:
     with pytest.raises(InvalidRequestError, match=said) as refused:
-        parse_request({"prompt": "x", field: value}, [card], None)
+        parse_request({"prompt": "x", field: value}, Offer([card]))
     assert refused.value.param == field
     assert len(refused.value.message) < 200
 
@@ -140,13 +140,13 @@ def test_a_model_that_cannot_do_it_says_what_it_lacks(text_card: ModelCard, card
     picture = data_url(encoded(halves(RED, BLUE)))
     for field, lack in (("input_reference", "image_to_video"), ("last_frame", "keyframes")):
         with pytest.raises(InvalidRequestError, match=lack) as refused:
-            parse_request({"prompt": "x", field: picture}, [text_card], None)
+            parse_request({"prompt": "x", field: picture}, Offer([text_card]))
         assert refused.value.param == field
     with pytest.raises(InvalidRequestError, match="negative_prompt") as refused:
-        parse_request({"prompt": "x", "negative_prompt": "y"}, [text_card], None)
+        parse_request({"prompt": "x", "negative_prompt": "y"}, Offer([text_card]))
     assert refused.value.param == "negative_prompt"
     with pytest.raises(InvalidRequestError, match="needs input_reference") as refused:
-        parse_request({"prompt": "x", "last_frame": picture}, [card], None)
+        parse_request({"prompt": "x", "last_frame": picture}, Offer([card]))
     assert refused.value.param == "last_frame"
 
 

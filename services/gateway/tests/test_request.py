@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitascope_common.errors import InvalidModelError, InvalidRequestError
+from vitascope_common.errors import InvalidModelError, InvalidRequestError, UnsupportedError
 from vitascope_common.registry import Capability, ModelCard
 from vitascope_common.registry_cards import Attention
-from vitascope_gateway.request import IGNORED_FIELDS, MAX_SEED, VideoRequest, parse_request
+from vitascope_gateway.request import IGNORED_FIELDS, MAX_SEED, Offer, SourceClip, VideoRequest, parse_request
 
 
 def parse(card: ModelCard, **fields: Any) -> VideoRequest:
-    return parse_request({"prompt": "a red circle", **fields}, [card], None)
+    return parse_request({"prompt": "a red circle", **fields}, Offer([card]))
 
 
 def refusal(card: ModelCard, **fields: Any) -> InvalidRequestError:
@@ -81,7 +81,9 @@ def test_other_sizes_do_not_run(card: ModelCard, size: Any) -> None:
         ("guidance_scale", [1]),
         ("fps", 24),
         ("fps", "24"),
-        ("num_frames", 17),
+        ("num_frames", 18),
+        ("num_frames", True),
+        ("strength", 0.5),
         ("negative_prompt", "x" * 201),
         ("negative_prompt", 1),
         ("negative_prompt", "a\0b"),
@@ -135,9 +137,9 @@ def test_a_model_that_needs_a_picture_makes_nothing_from_text_alone(card: ModelC
     assert error.param == "model"
     assert "image_to_video" in error.message
     parse(needy, input_reference="data:image/png;base64,AAAA")
-    parse_request({"prompt": "x"}, [needy], None, ["first_frame"])
-    with pytest.raises(InvalidRequestError, match="takes no continue"):
-        parse_request({"prompt": "x"}, [needy], None, ["continue"])
+    parse_request({"prompt": "x"}, Offer([needy]), ["first_frame"])
+    with pytest.raises(InvalidRequestError, match="cannot extend a video; it can do: image_to_video"):
+        parse_request({"prompt": "x"}, Offer([needy]), ["continue"])
 
 
 def test_numbers_may_come_as_text_as_forms_send_them(card: ModelCard) -> None:
@@ -145,6 +147,63 @@ def test_numbers_may_come_as_text_as_forms_send_them(card: ModelCard) -> None:
         card, num_inference_steps="30", guidance_scale="3.5", fps="8", num_frames="33", metadata='{"a":"b"}'
     )
     assert (request.num_inference_steps, request.guidance_scale, request.labels) == (30, 3.5, {"a": "b"})
+
+
+def test_a_size_may_come_as_its_sides_and_a_length_as_its_frames(card: ModelCard) -> None:
+    assert parse(card, width=96, height="64").size == "96x64"
+    assert parse(card, width=96, height=64, size="96x64").size == "96x64"
+    assert (parse(card, num_frames=17).seconds, parse(card, num_frames="17").seconds) == ("2", "2")
+    assert parse(card, num_frames=17, seconds="2", fps=8).seconds == "2"
+    for fields, param in (
+        ({"width": 96}, "height"),
+        ({"height": 64}, "width"),
+        ({"width": 96, "height": "tall"}, "height"),
+        ({"width": True, "height": 64}, "width"),
+        ({"width": 96, "height": 64, "size": "64x64"}, "size"),
+        ({"width": 97, "height": 64}, "size"),
+        ({"num_frames": 17, "seconds": "4"}, "num_frames"),
+    ):
+        assert refusal(card, **fields).param == param
+
+
+def test_another_name_of_a_model_is_that_model_unless_there_is_one_of_that_name(card: ModelCard) -> None:
+    other = card.model_copy(update={"id": "other"})
+    offer = Offer([card, other], "tiny", {"sora-2": "default", "best": "other", "tiny": "other", "gone": "nowhere"})
+    found = [parse_request({"prompt": "x", "model": name}, offer).card.id for name in ("sora-2", "best", "tiny")]
+    assert found == ["tiny", "other", "tiny"]
+    assert parse_request({"prompt": "x"}, offer).card is card
+    for name in ("gone", "sora-3", "default"):
+        with pytest.raises(InvalidModelError, match="available: tiny, other"):
+            parse_request({"prompt": "x", "model": name}, Offer([card, other], aliases={"gone": "nowhere"}))
+
+
+@pytest.mark.parametrize(("role", "what"), [("change", "change a video"), ("continue", "extend a video")])
+def test_a_model_that_cannot_says_so_and_what_it_can(text_card: ModelCard, role: str, what: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"The model text cannot {what}; it can do: text_to_video") as refused:
+        parse_request({"prompt": "x"}, Offer([text_card]), [role], SourceClip(33, 8))
+    assert (refused.value.code, refused.value.param) == ("unsupported", "model")
+
+
+@pytest.mark.parametrize(("num_frames", "seconds"), [(17, "2"), (32, "2"), (33, "4"), (500, "4")])
+def test_a_change_is_as_long_as_what_it_changes(card: ModelCard, num_frames: int, seconds: str) -> None:
+    source = SourceClip(num_frames, 8)
+    assert parse_request({"prompt": "x"}, Offer([card]), ["change"], source).seconds == seconds
+
+
+def test_no_more_is_changed_than_there_is(card: ModelCard) -> None:
+    for fields, num_frames in (({"seconds": "4"}, 32), ({}, 16)):
+        with pytest.raises(InvalidRequestError, match=f"The video has {num_frames} frames") as refused:
+            parse_request({"prompt": "x", **fields}, Offer([card]), ["change"], SourceClip(num_frames, 8))
+        assert refused.value.param == "seconds"
+
+
+def test_an_extension_has_its_limit_and_the_rate_of_what_it_extends(card: ModelCard) -> None:
+    request = parse_request({"prompt": "x", "seconds": "2"}, Offer([card]), ["continue"], SourceClip(33, 8))
+    assert request.num_frames_before == 33 - 5
+    for source, param in ((SourceClip(960, 8), "video"), (SourceClip(33, 24), "model")):
+        with pytest.raises(InvalidRequestError) as refused:
+            parse_request({"prompt": "x"}, Offer([card]), ["continue"], source)
+        assert refused.value.param == param
 
 
 def test_a_typo_is_noticed_and_the_closest_field_named(card: ModelCard) -> None:
@@ -170,10 +229,10 @@ def test_a_model_that_is_not_here_is_refused_with_those_that_are(card: ModelCard
 def test_with_several_models_a_request_says_which(card: ModelCard) -> None:
     other = card.model_copy(update={"id": "other"})
     with pytest.raises(InvalidModelError, match="model is required"):
-        parse_request({"prompt": "x"}, [card, other], None)
-    assert parse_request({"prompt": "x"}, [card, other], "other").card is other
+        parse_request({"prompt": "x"}, Offer([card, other]))
+    assert parse_request({"prompt": "x"}, Offer([card, other], "other")).card is other
     with pytest.raises(InvalidModelError, match="available: none"):
-        parse_request({"prompt": "x"}, [], None)
+        parse_request({"prompt": "x"}, Offer([]))
 
 
 anything = st.recursive(
@@ -187,7 +246,7 @@ names = st.sampled_from(["model", "seconds", "size", "seed", "fps", "num_frames"
 @given(fields=st.dictionaries(names | st.text(max_size=20), anything, max_size=6), prompt=anything)
 def test_whatever_comes_is_understood_or_refused(card: ModelCard, fields: dict[str, Any], prompt: Any) -> None:
     try:
-        request = parse_request({**fields, "prompt": prompt}, [card], None)
+        request = parse_request({**fields, "prompt": prompt}, Offer([card]))
     except InvalidRequestError as error:
         assert error.param is not None  # noqa: PT017 — either outcome is right
         error.message.encode()

@@ -78,6 +78,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         catalogue=catalogue,
         objects=open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key),
         default_model=settings.default_model,
+        aliases=settings.model_aliases,
     )
     app = make_app(gateway, creation, store, hub, events, places, public_url=settings.public_url)
     config = uvicorn.Config(

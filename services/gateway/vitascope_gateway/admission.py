@@ -50,6 +50,7 @@ class NewJob:
     priority: int = 0  # within the tenant's flow, smaller first
     deadline_at_ms: int | None = None
     retry_of: str | None = None
+    remixed_from: str | None = None
 
     @property
     def cost_s(self) -> float:
@@ -78,7 +79,7 @@ class NewJob:
         """Return how many units a shard has; 0: its executor says."""
         if not isinstance(self.params, GenerateParams):
             return 0
-        return self.params.num_inference_steps if stage.unit == "step" else self.params.num_frames
+        return self.params.num_inference_steps if stage.unit == "step" else self.params.num_frames_in_all
 
     def params_of(self, stage: Stage) -> Params:
         """Return what the executor of a stage is told."""
@@ -91,7 +92,7 @@ class NewJob:
             prompt_sha256=sha256(self.params.prompt.encode()).hexdigest(),
             width_px=self.params.width_px,
             height_px=self.params.height_px,
-            num_frames=self.params.num_frames,
+            num_frames=self.params.num_frames_in_all,
             fps=self.params.fps,
         )
 
@@ -136,7 +137,7 @@ async def admit(database: Database, job: NewJob, sent: Repeatable | None = None)
 
 
 async def _write(connection: AsyncConnection, job: NewJob) -> None:
-    rows = _task_rows(job, await _ratios(connection, job.card.id))
+    rows = _task_rows(job, await cost_ratios_of(connection, job.card.id))
     await connection.execute(sa.insert(jobs), _job_row(job))
     await connection.execute(sa.insert(tasks), rows)
     await _outbox(connection, job, "event", {"type": EventType.QUEUED.value, "data": {}, "version": 1})
@@ -145,7 +146,7 @@ async def _write(connection: AsyncConnection, job: NewJob) -> None:
             await _outbox(connection, job, "ready", {"task_id": row["task_id"]})
 
 
-async def _ratios(connection: AsyncConnection, model: str) -> dict[str, float]:
+async def cost_ratios_of(connection: AsyncConnection, model: str) -> dict[str, float]:
     """Read, by pool, what runs of a model really cost over what its card estimates."""
     query = sa.select(cost_ratios.c.pool, cost_ratios.c.ratio).where(cost_ratios.c.model == model)
     return {pool: ratio for pool, ratio in await connection.execute(query)}
@@ -186,6 +187,7 @@ def _job_row(job: NewJob) -> dict[str, Any]:
         "created_at_ms": job.created_at_ms,
         "deadline_at_ms": job.deadline_at_ms,
         "retry_of": job.retry_of,
+        "remixed_from": job.remixed_from,
     }
 
 

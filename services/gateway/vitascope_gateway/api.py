@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from vitascope_common import tokens
-from vitascope_common.errors import UnauthenticatedError, UnavailableError
+from vitascope_common.errors import UnauthenticatedError, UnavailableError, UnsupportedError
 from vitascope_common.events import TERMINAL_EVENTS
 from vitascope_gateway import objects
 from vitascope_gateway.admin import make_admin_router
@@ -21,8 +21,17 @@ from vitascope_gateway.creation import Created, Creation
 from vitascope_gateway.edge import EdgeMiddleware, error_response, install_error_handlers
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.idempotency import Mark, mark_of
-from vitascope_gateway.objects import ErrorEnvelope, Model, ModelList, Urls, Video, VideoDeleted, VideoList
-from vitascope_gateway.openapi import CREATE_BODY, install_openapi
+from vitascope_gateway.objects import (
+    ErrorEnvelope,
+    Model,
+    ModelList,
+    Urls,
+    Video,
+    VideoDeleted,
+    VideoEstimate,
+    VideoList,
+)
+from vitascope_gateway.openapi import CREATE_BODY, EDIT_BODY, EXTENSION_BODY, REMIX_BODY, install_openapi
 from vitascope_gateway.service import Caller, Gateway, JobRecord, Store
 from vitascope_gateway.stream import BEGINNING, Histories, JobStream, Places
 
@@ -50,10 +59,15 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         409: "It contradicts what is now; `code` says how: not_finished, model_changed, reference_expired.",
         413: "The body is too large.",
         415: "The body is neither JSON nor multipart.",
+        451: "The safety check withholds the finished video.",
         422: "The Idempotency-Key was used with another request.",
         503: "Something needed is away. Repeating the request is safe unless `x-should-retry` is `false`.",
     }
     return {status: {"model": ErrorEnvelope, "description": what[status]} for status in statuses}
+
+
+_MADE = _REPLAYED | _errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 503)
+"""What those answer that make a video."""
 
 
 def make_app(
@@ -130,6 +144,77 @@ def make_app(
         """Create a video. It is promised once this answers 202."""
         return _created(await creation.create(known, await read_fields(request), sent), links)
 
+    @app.post(
+        "/v1/videos/{video_id}/remix",
+        status_code=202,
+        response_model=Video,
+        responses=_MADE,
+        openapi_extra=REMIX_BODY,
+        tags=["videos"],
+    )
+    async def remix_video(request: Request, video_id: str, known: Known, links: Links, sent: Marked) -> Response:
+        """Draw over one of your videos by another prompt: what moves where stays, what it looks like changes.
+
+        Model, size, length and whatever else is not given are those of that video. The model must be able to
+        `video_to_video`.
+        """
+        return _created(await creation.remix(known, video_id, await read_fields(request), sent), links)
+
+    @app.post(
+        "/v1/videos/edits",
+        status_code=202,
+        response_model=Video,
+        responses=_MADE,
+        openapi_extra=EDIT_BODY,
+        tags=["videos"],
+    )
+    async def edit_video(request: Request, known: Known, links: Links, sent: Marked) -> Response:
+        """Draw over a video by another prompt, as remix does; `video` names it."""
+        return _created(await creation.edit(known, await read_fields(request), sent), links)
+
+    @app.post(
+        "/v1/videos/extensions",
+        status_code=202,
+        response_model=Video,
+        responses=_MADE,
+        openapi_extra=EXTENSION_BODY,
+        tags=["videos"],
+    )
+    async def extend_video(request: Request, known: Known, links: Links, sent: Marked) -> Response:
+        """Continue a video; the new one is both, one after the other.
+
+        The clip that is generated has `seconds`; it begins with the last frames of the video that it continues, at
+        most half of it, so the whole is shorter than the sum. The model must be capable of `extension`.
+        """
+        return _created(await creation.extend(known, await read_fields(request), sent), links)
+
+    @app.post("/v1/videos/characters", responses=_errors(400, 401, 503), status_code=400, tags=["videos"])
+    async def create_character(tenant_id: Tenant) -> Response:
+        """Not supported: no model here keeps characters. Always a 400 with the code `unsupported`."""
+        raise UnsupportedError("Characters are not supported: no model here keeps them; begin with input_reference.")
+
+    @app.get("/v1/videos/characters/{character_id}", responses=_errors(400, 401, 503), status_code=400, tags=["videos"])
+    async def get_character(character_id: str, tenant_id: Tenant) -> Response:
+        """Not supported, as above."""
+        raise UnsupportedError("Characters are not supported: no model here keeps them.")
+
+    @app.get("/v1/videos/models", response_model=ModelList, responses=_errors(401, 503), tags=["models"])
+    async def list_video_models(tenant_id: Tenant) -> Response:
+        """List the models that make videos: what each can do, its sizes and lengths, and what a second costs."""
+        return JSONResponse(_models(gateway))
+
+    @app.post(
+        "/v1/videos/estimate",
+        response_model=VideoEstimate,
+        responses=_errors(400, 401, 403, 408, 413, 415, 503),
+        openapi_extra=CREATE_BODY,
+        tags=["videos"],
+    )
+    async def estimate_video(request: Request, known: Known) -> Response:
+        """Say what a request would make, cost and wait for, if it were sent now. Nothing runs, nothing is kept."""
+        found = await creation.estimate(known, await read_fields(request))
+        return JSONResponse(objects.estimate(found).model_dump())
+
     @app.get("/v1/videos", response_model=VideoList, responses=_errors(400, 401, 503), tags=["videos"])
     async def list_videos(
         tenant_id: Tenant,
@@ -180,7 +265,7 @@ def make_app(
         "/v1/videos/{video_id}/content",
         status_code=302,
         response_class=RedirectResponse,
-        responses=_errors(400, 401, 404, 503),
+        responses=_errors(400, 401, 404, 451, 503),
         tags=["videos"],
     )
     async def get_content(
@@ -232,7 +317,7 @@ def make_app(
     @app.get("/v1/models", response_model=ModelList, responses=_errors(401, 503), tags=["models"])
     async def list_models(tenant_id: Tenant) -> Response:
         """List the models and what each can do."""
-        return JSONResponse(ModelList(data=[objects.model(card) for card in gateway.models()]).model_dump())
+        return JSONResponse(_models(gateway))
 
     @app.get("/v1/models/{model_id}", response_model=Model, responses=_errors(401, 404, 503), tags=["models"])
     async def get_model(model_id: str, tenant_id: Tenant) -> Response:
@@ -256,6 +341,10 @@ def make_app(
 
     install_openapi(app)
     return app
+
+
+def _models(gateway: Gateway) -> dict[str, Any]:
+    return ModelList(data=[objects.model(card) for card in gateway.models()]).model_dump()
 
 
 def _created(created: Created, links: Urls) -> Response:

@@ -12,7 +12,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from vitascope_common.errors import InvalidRequestError
-from vitascope_gateway.request import PICTURES
+from vitascope_gateway.request import FILES
 from vitascope_gateway.threads import BoundedThreads
 
 MAX_BODY_BYTES = 28 * 1024 * 1024
@@ -182,7 +182,7 @@ def _put(fields: dict[str, Any], name: str, value: str | bytes) -> None:
         message = f"The form field {shown} has a name that cannot be read; send the object as JSON text."
         raise InvalidRequestError(message, param=shown.partition("[")[0] or None)
     root, key = match.group(1), match.group(2)
-    if isinstance(value, bytes) and (root not in PICTURES or key is not None):
+    if isinstance(value, bytes) and (root not in FILES or key is not None):
         raise InvalidRequestError(f"The field {shown} must be text, not a file.", param=shown)
     if key is None:
         if root in fields:

@@ -14,17 +14,30 @@ from vitascope_common.errors import (
     ModerationBlockedError,
     NotFoundError,
     PermissionDeniedError,
+    UnsupportedError,
+    VideoExpiredError,
     VideoNotFinishedError,
     VitascopeError,
 )
 from vitascope_common.jobs import GENERATE, TERMINAL_JOB, JobState, Reference, params_to_dict
 from vitascope_common.objectstore import ObjectStore
+from vitascope_common.references import ReferenceRole
 from vitascope_gateway import metrics
 from vitascope_gateway.admission import NewJob, UnknownOutcomeError
 from vitascope_gateway.idempotency import AlreadyMadeError, Mark, Repeatable, repeatable
 from vitascope_gateway.references import JobReferences
-from vitascope_gateway.request import VideoRequest, parse_request
-from vitascope_gateway.service import Caller, Catalogue, Gateway, JobRecord, Prompts, Scheduler, Store, Verdict
+from vitascope_gateway.request import Offer, SourceClip, VideoRequest, parse_request, read_video
+from vitascope_gateway.service import (
+    Caller,
+    Catalogue,
+    Gateway,
+    JobRecord,
+    Prompts,
+    QueuePosition,
+    Scheduler,
+    Store,
+    Verdict,
+)
 
 SUBMIT_TIMEOUT_S = 1.0
 
@@ -40,6 +53,21 @@ class Created:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """What a request would make, cost and wait for."""
+
+    request: VideoRequest
+    class_name: str
+    run_s: float  # from its first step to the last
+    place: QueuePosition
+
+    @property
+    def usd_micros(self) -> int:
+        """The list price."""
+        return round(self.request.card.price.usd_micros_per_second * float(self.request.seconds))
+
+
+@dataclass(frozen=True)
 class Draft:
     """A job that is about to be: what was asked for, by whom, and what is known besides the fields."""
 
@@ -47,6 +75,12 @@ class Draft:
     fields: Mapping[str, Any]
     stored: Sequence[Reference] = ()  # what another job has left; kept once more, under the new one
     retried: JobRecord | None = None
+    source: JobRecord | None = None  # whose video is changed or continued
+
+    @property
+    def remixed_from(self) -> str | None:
+        """The video that the new one is made from, as its object says."""
+        return self.source.job_id if self.source else self.retried.remixed_from if self.retried else None
 
 
 class Creation:
@@ -62,6 +96,7 @@ class Creation:
         catalogue: Catalogue,
         objects: ObjectStore,
         default_model: str | None = None,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self._gateway = gateway
         self._store = store
@@ -70,6 +105,7 @@ class Creation:
         self._catalogue = catalogue
         self._references = JobReferences(objects)
         self._default_model = default_model
+        self._aliases = aliases or {}
         self._hints: set[asyncio.Task[None]] = set()
 
     async def create(self, caller: Caller, fields: Mapping[str, Any], mark: Mark | None = None) -> Created:
@@ -110,6 +146,60 @@ class Creation:
 
         return await self._once(caller, mark, f"retry {job_id}", {}, draft)
 
+    async def remix(self, caller: Caller, job_id: str, fields: Mapping[str, Any], mark: Mark | None = None) -> Created:
+        """Draw over one of the caller's videos by another prompt; what is not asked for is as it was there.
+
+        Raises:
+            VideoNotReadyError, VideoFailedError, VideoExpiredError: that one has no file.
+            UnsupportedError: the model cannot change videos.
+            As `create`.
+        """
+
+        async def draft() -> Draft:
+            return await self._from_video(caller, fields, ReferenceRole.CHANGE, job_id)
+
+        return await self._once(caller, mark, f"remix {job_id}", fields, draft)
+
+    async def edit(self, caller: Caller, fields: Mapping[str, Any], mark: Mark | None = None) -> Created:
+        """Draw over the clip that the field `video` names by another prompt. Raises: as `remix`."""
+
+        async def draft() -> Draft:
+            return await self._from_field(caller, fields, ReferenceRole.CHANGE)
+
+        return await self._once(caller, mark, "edit", fields, draft)
+
+    async def extend(self, caller: Caller, fields: Mapping[str, Any], mark: Mark | None = None) -> Created:
+        """Continue the clip that the field `video` names; the new video is both, one after the other.
+
+        Raises:
+            UnsupportedError: the model cannot continue videos.
+            As `remix`.
+        """
+
+        async def draft() -> Draft:
+            return await self._from_field(caller, fields, ReferenceRole.CONTINUE)
+
+        return await self._once(caller, mark, "extend", fields, draft)
+
+    async def estimate(self, caller: Caller, fields: Mapping[str, Any]) -> Estimate:
+        """Say what a request would make, cost and wait for; nothing is promised, judged or stored.
+
+        Raises:
+            InvalidRequestError, PermissionDeniedError: as `create`.
+            UnavailableError: the database is away, or the model's card is broken.
+        """
+        draft = Draft(caller, fields)
+        request = self._parse(draft)
+        class_name = _entitled(caller, request.service_class)
+        card, num_steps = request.card, request.num_inference_steps
+        ratio = await self._store.cost_ratio(card.pool, card.id)
+        run_s = card.estimate_s(num_steps, card.num_frames[request.seconds], request.size) * ratio
+        try:
+            place = await self._scheduler.forecast(card.pool, caller.tenant_id, class_name, run_s * card.group_size)
+        except VitascopeError:  # the price is known all the same
+            place = QueuePosition()
+        return Estimate(request, class_name, run_s, place)
+
     async def drain(self) -> None:
         """Let the hints under way end."""
         if self._hints:
@@ -148,19 +238,37 @@ class Creation:
             raise NotFoundError("The video that this request has made before was deleted.")
         return Created(record, is_replayed=True)
 
+    async def _from_field(self, caller: Caller, fields: Mapping[str, Any], role: ReferenceRole) -> Draft:
+        rest = {name: value for name, value in fields.items() if name != "video"}
+        video = read_video(fields.get("video"))
+        if isinstance(video, bytes):
+            raise UnsupportedError("video cannot be a file yet: name one of your videos by its id.", param="video")
+        return await self._from_video(caller, rest, role, video)
+
+    async def _from_video(self, caller: Caller, fields: Mapping[str, Any], role: ReferenceRole, job_id: str) -> Draft:
+        source = await self._gateway.finished(caller.tenant_id, job_id)
+        files = {one.role: one for one in await self._store.published(job_id)}
+        if "video" not in files:
+            raise VideoExpiredError
+        as_it_was = {"model": source.model, "size": source.size}
+        given = {name: value for name, value in fields.items() if value is not None}
+        stored = Reference(role, replace(files["video"], name=role, role="reference"))
+        return Draft(caller, as_it_was | given, [stored], source=source)
+
     async def _create(self, draft: Draft, sent: Repeatable | None) -> JobRecord:
         """Check, judge, store and admit."""
         request = self._parse(draft)
         class_name = _entitled(draft.caller, request.service_class)
         if draft.retried is not None:
+            request = replace(request, num_frames_before=draft.retried.params.get("num_frames_before", 0))
             _check_unchanged(request, draft.retried.params)
         verdict = await self._judge(draft.caller.tenant_id, request)
         job_id = ids.new_job_id()
         try:
-            references = [
-                *await self._references.keep(job_id, request),
-                *[await self._references.keep_again(job_id, one) for one in draft.stored],
-            ]
+            references = await self._references.keep(job_id, request)
+            for one in draft.stored:
+                strength = request.strength if one.role == ReferenceRole.CHANGE else 0.0
+                references.append(replace(await self._references.keep_again(job_id, one), strength=strength))
             job = _new_job(job_id, draft, class_name, request, verdict, references)
             with telemetry.span("job.admit", job=job_id, model=request.card.id):
                 await self._store.admit(replace(job, traceparent=telemetry.current_traceparent()), sent)
@@ -175,10 +283,12 @@ class Creation:
         return _record_of(job)
 
     def _parse(self, draft: Draft) -> VideoRequest:
-        cards, asked = self._catalogue.cards(), draft.fields.get("model") or self._default_model
-        if isinstance(asked, str) and asked not in [card.id for card in cards]:
+        offer = Offer(self._catalogue.cards(), self._default_model, self._aliases)
+        asked = offer.resolve(draft.fields.get("model"))
+        if asked is not None and asked not in [card.id for card in offer.cards]:
             self._catalogue.check(asked)
-        return parse_request(draft.fields, cards, self._default_model, [one.role for one in draft.stored])
+        source = None if draft.source is None else SourceClip(draft.source.num_frames, draft.source.params["fps"])
+        return parse_request(draft.fields, offer, [one.role for one in draft.stored], source)
 
     async def _judge(self, tenant_id: str, request: VideoRequest) -> Verdict:
         verdict = await self._prompts.check(tenant_id, request.card.id, request.prompt, request.negative_prompt)
@@ -226,6 +336,7 @@ def _new_job(
         priority=request.priority,
         deadline_at_ms=None if request.deadline_s is None else now_ms + round(request.deadline_s * 1000),
         retry_of=None if draft.retried is None else draft.retried.job_id,
+        remixed_from=draft.remixed_from,
     )
 
 
@@ -248,6 +359,7 @@ def _record_of(job: NewJob) -> JobRecord:
         priority=job.priority,
         deadline_at_ms=job.deadline_at_ms,
         retry_of=job.retry_of,
+        remixed_from=job.remixed_from,
     )
 
 
@@ -266,13 +378,15 @@ def _fields_of(record: JobRecord) -> dict[str, Any]:
     """Return the request that this job came from, with every default as it was resolved then."""
     params = record.params
     names = ("seconds", "seed", "negative_prompt", "num_inference_steps", "guidance_scale", "solver")
+    strengths = [one["strength"] for one in params.get("references", ()) if one["role"] == ReferenceRole.CHANGE]
     deadline_at_ms, created_at_ms = record.deadline_at_ms, record.created_at_ms
     return {
         **{name: params[name] for name in names},
         "temporal_attention": params.get("temporal_attention"),  # None: the model's
         "prompt": record.prompt,
         "model": record.model,
-        "size": f"{params['width_px']}x{params['height_px']}",
+        "size": record.size,
+        "strength": strengths[0] if strengths else None,
         "metadata": record.labels,
         "priority": record.priority,
         "service_class": record.class_name,

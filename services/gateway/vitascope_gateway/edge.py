@@ -47,7 +47,9 @@ def error_response(error: VitascopeError, headers: Mapping[str, str] | None = No
     if isinstance(error, UnknownOutcomeError) and not error.is_repeatable:
         extra["x-should-retry"] = "false"  # the clients of this format would repeat a 503 by themselves
     elif status == 503:
-        extra["Retry-After"] = str(RETRY_AFTER_S)
+        extra |= {"Retry-After": str(RETRY_AFTER_S), "x-should-retry": "true"}
+    elif status == 409:
+        extra["x-should-retry"] = "false"  # nor would it help to repeat this one, which they do too
     if status in (408, 413):
         extra["Connection"] = "close"  # the rest of the body is not going to be read
     return JSONResponse({"error": body}, status, extra)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from vitascope_common.events import EventType, StoredEvent
 from vitascope_common.jobs import JobState
 from vitascope_common.registry import ModelCard
+from vitascope_gateway.creation import Estimate
 from vitascope_gateway.service import JobRecord, QueuePosition
 
 STATUS: Mapping[JobState, Literal["queued", "in_progress", "completed", "failed"]] = {
@@ -39,9 +40,9 @@ class Video(BaseModel):
     expires_at: int | None = Field(description="When its files are deleted, Unix seconds.")
     model: str
     prompt: str
-    seconds: str
+    seconds: str = Field(description="Of an extension: of all of it.")
     size: str
-    remixed_from_video_id: None = None
+    remixed_from_video_id: str | None = Field(description="The video that this one changes or continues.")
     error: VideoError | None
     phase: str = Field(description="What happens right now: queued, denoising, decoding, postprocessing, cancelled, …")
     queue_position: int | None = Field(description="Jobs in front of it; null when unknown.")
@@ -79,6 +80,32 @@ class VideoDeleted(BaseModel):
     deleted: Literal[True] = True
 
 
+class Price(BaseModel):
+    """What finished video costs."""
+
+    currency: Literal["USD"] = "USD"
+    per_second: float = Field(ge=0)
+
+
+class VideoEstimate(BaseModel):
+    """What a request would make, cost and wait for, if it were sent now."""
+
+    object: Literal["video.estimate"] = "video.estimate"
+    model: str
+    seconds: str
+    size: str
+    num_frames: int
+    fps: int
+    num_inference_steps: int
+    service_class: str
+    currency: Literal["USD"] = "USD"
+    price: float = Field(ge=0, description="List price of the finished video.")
+    queue_position: int | None = Field(description="Jobs in front of it; null when unknown.")
+    wait_seconds: float | None = Field(description="Expected seconds until it begins; null when unknown.")
+    run_seconds: float = Field(description="Expected seconds from its first step to the last.")
+    eta_seconds: float | None = Field(description="Expected seconds until it is finished; null when unknown.")
+
+
 class Model(BaseModel):
     """One model and what it can do."""
 
@@ -97,6 +124,7 @@ class Model(BaseModel):
     fps: int
     defaults: dict[str, str | int | float]
     limits: dict[str, Any]
+    price: Price
 
 
 class ModelList(BaseModel):
@@ -153,8 +181,9 @@ def video(record: JobRecord, urls: Urls, position: QueuePosition | None = None) 
         expires_at=_seconds(record.expires_at_ms),
         model=record.model,
         prompt=record.prompt,
-        seconds=str(record.params["seconds"]),
-        size=f"{record.params['width_px']}x{record.params['height_px']}",
+        seconds=record.seconds,
+        size=record.size,
+        remixed_from_video_id=record.remixed_from,
         error=_error(record),
         phase=record.phase if record.state is JobState.RUNNING and record.phase else record.state.value,
         queue_position=position.position,
@@ -164,7 +193,7 @@ def video(record: JobRecord, urls: Urls, position: QueuePosition | None = None) 
         attempt=record.attempt,
         seed=record.params["seed"],
         fps=record.params["fps"],
-        num_frames=record.params["num_frames"],
+        num_frames=record.num_frames,
         metadata=dict(record.labels),
         service_class=record.class_name,
         priority=record.priority,
@@ -222,6 +251,27 @@ def model(card: ModelCard) -> Model:
             "guidance_scale": list(card.limits.guidance_scale),
             "prompt_max_chars": card.limits.prompt_max_chars,
         },
+        price=Price(per_second=card.price.usd_micros_per_second / 1e6),
+    )
+
+
+def estimate(found: Estimate) -> VideoEstimate:
+    """Show what a request would make."""
+    request, place = found.request, found.place
+    card = request.card
+    return VideoEstimate(
+        model=card.id,
+        seconds=request.seconds,
+        size=request.size,
+        num_frames=card.num_frames[request.seconds],
+        fps=card.defaults.fps,
+        num_inference_steps=request.num_inference_steps,
+        service_class=found.class_name,
+        price=found.usd_micros / 1e6,
+        queue_position=place.position,
+        wait_seconds=None if place.eta_s is None else round(max(0.0, place.eta_s - found.run_s), 1),
+        run_seconds=round(found.run_s, 1),
+        eta_seconds=place.eta_s,
     )
 
 

@@ -6,7 +6,15 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from vitascope_common.registry_cards import TemporalAttention
-from vitascope_gateway.request import DEADLINE_S, MAX_LABEL_CHARS, MAX_LABELS, MAX_SEED, PRIORITY, SERVICE_CLASSES
+from vitascope_gateway.request import (
+    DEADLINE_S,
+    DEFAULT_STRENGTH,
+    MAX_LABEL_CHARS,
+    MAX_LABELS,
+    MAX_SEED,
+    PRIORITY,
+    SERVICE_CLASSES,
+)
 
 _PICTURES = {
     "input_reference": "The picture that the video begins with: PNG, JPEG or WebP, at most 10 MiB and 40 megapixels. "
@@ -23,9 +31,11 @@ _FIELDS: dict[str, Any] = {
     "required": ["prompt"],
     "properties": {
         "prompt": {"type": "string", "minLength": 1, "description": "What the video shows."},
-        "model": {"type": "string", "description": "Id from /v1/models; may be left out when there is one."},
+        "model": {"type": "string", "description": "Id from /v1/models; default: the server's."},
         "seconds": {"type": "string", "description": "One of the model's lengths; default: the model's."},
         "size": {"type": "string", "description": "One of the model's sizes, WIDTHxHEIGHT; default: the model's."},
+        "width": {"type": "integer", "description": "With height, another way to say size."},
+        "height": {"type": "integer", "description": "With width, another way to say size."},
         "seed": {"type": "integer", "minimum": 0, "maximum": MAX_SEED, "description": "Default: a random one."},
         "negative_prompt": {"type": "string", "description": "What the video shall not show."},
         "num_inference_steps": {"type": "integer", "description": "Within the model's limits."},
@@ -37,7 +47,7 @@ _FIELDS: dict[str, Any] = {
             "description": "How frames see each other; one that the model's card allows; default: the model's.",
         },
         "fps": {"type": "integer", "description": "Only the model's own value."},
-        "num_frames": {"type": "integer", "description": "Only the model's own value for that length."},
+        "num_frames": {"type": "integer", "description": "Another way to say seconds: one of the model's."},
         "metadata": {
             "type": "object",
             "maxProperties": MAX_LABELS,
@@ -66,21 +76,56 @@ _FIELDS: dict[str, Any] = {
 }
 
 
-def _body(*forms: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a body in which pictures have one of these forms."""
-    pictures = {name: {"description": text, "anyOf": list(forms)} for name, text in _PICTURES.items()}
-    return {"schema": _FIELDS | {"properties": _FIELDS["properties"] | pictures}}
-
-
-CREATE_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": _body(_DATA_URL, _IMAGE_URL),
-            "multipart/form-data": _body(_FILE, _DATA_URL, _IMAGE_URL),
-        },
-    }
+_STRENGTH = {
+    "type": "number",
+    "minimum": 0,
+    "maximum": 1,
+    "default": DEFAULT_STRENGTH,
+    "description": "How much is drawn over: 0 keeps the clip, 1 ignores it.",
 }
+_VIDEO_ID = {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}}
+_VIDEO = "One of your finished videos, by its id."
+
+
+def _body(properties: dict[str, Any], form: dict[str, Any], *required: str, example: dict[str, Any]) -> dict[str, Any]:
+    """Describe a body: the common fields and these; `form` says what may be a file in a form."""
+
+    def schema(more: dict[str, Any]) -> dict[str, Any]:
+        return _FIELDS | {"required": ["prompt", *required], "properties": _FIELDS["properties"] | properties | more}
+
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": schema({}), "example": example},
+                "multipart/form-data": {"schema": schema(form)},
+            },
+        }
+    }
+
+
+def _pictures(*forms: dict[str, Any]) -> dict[str, Any]:
+    return {name: {"description": text, "anyOf": list(forms)} for name, text in _PICTURES.items()}
+
+
+CREATE_BODY = _body(
+    _pictures(_DATA_URL, _IMAGE_URL),
+    _pictures(_FILE, _DATA_URL, _IMAGE_URL),
+    example={"prompt": "a blue ring orbiting on white", "seconds": "3", "seed": 7},
+)
+REMIX_BODY = _body({"strength": _STRENGTH}, {}, example={"prompt": "a green ring orbiting on white"})
+EDIT_BODY = _body(
+    {"strength": _STRENGTH, "video": {"description": _VIDEO, **_VIDEO_ID}},
+    {},
+    "video",
+    example={"prompt": "a green ring orbiting on white", "video": {"id": "video_0123456789abcdef"}, "strength": 0.75},
+)
+EXTENSION_BODY = _body(
+    {"video": {"description": _VIDEO, **_VIDEO_ID}},
+    {},
+    "video",
+    example={"prompt": "a blue ring orbiting on white", "video": {"id": "video_0123456789abcdef"}, "seconds": "3"},
+)
 
 
 def install_openapi(app: FastAPI) -> None:

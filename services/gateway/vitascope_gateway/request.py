@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vitascope_common.errors import InvalidModelError, InvalidRequestError
+from vitascope_common.errors import InvalidModelError, InvalidRequestError, UnsupportedError
+from vitascope_common.ids import is_job_id
 from vitascope_common.jobs import GenerateParams, Reference
-from vitascope_common.references import NEEDED, ReferenceRole
+from vitascope_common.references import NEEDED, ReferenceRole, num_continued_frames
 from vitascope_common.registry import Capability, ModelCard
 from vitascope_gateway import pictures
 
@@ -20,6 +21,8 @@ FIELDS = (
     "model",
     "seconds",
     "size",
+    "width",
+    "height",
     "seed",
     "negative_prompt",
     "num_inference_steps",
@@ -35,6 +38,8 @@ FIELDS = (
     "input_reference",
     "last_frame",
 )
+CHANGE_FIELDS = ("strength",)
+"""Of an edit or a remix, besides."""
 IGNORED_FIELDS = frozenset({"quality", "user", "response_format"})
 """What clients of this wire format send to other servers and nothing here depends on."""
 
@@ -44,6 +49,15 @@ PICTURES: Mapping[str, ReferenceRole] = {
 }
 """The fields that hold a picture, and what it is to the clip."""
 
+FILES = frozenset({*PICTURES, "video"})
+"""The fields of a form that may be files."""
+
+DEFAULT_MODEL = "default"
+"""What an alias stands for that is to mean the model of a request that names none."""
+CLIP_ROLES = (ReferenceRole.CHANGE, ReferenceRole.CONTINUE)
+DEFAULT_STRENGTH = 0.75
+"""Of a change: enough for another colour to take hold, and little enough that the motion stays."""
+MAX_EXTENDED_S = 120
 MAX_SEED = 2**32 - 1
 MAX_LABELS, MAX_LABEL_KEY_CHARS, MAX_LABEL_CHARS = 16, 64, 512
 MAX_LABELS_JSON_CHARS = 128 * 1024
@@ -54,6 +68,52 @@ SERVICE_CLASSES = ("realtime", "standard", "batch")
 
 _INTEGER = re.compile(r"-?[0-9]{1,20}", re.ASCII)
 _NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The models that a request may name."""
+
+    cards: Sequence[ModelCard]
+    default_model: str | None = None  # None: the only one there is; with several, a request must say
+    aliases: Mapping[str, str] = field(default_factory=dict)  # other names, to the ids of models or DEFAULT_MODEL
+
+    def resolve(self, value: Any) -> str | None:
+        """Return the id that a request means; None: nothing says. Raises: InvalidModelError: no name at all."""
+        by_id = [card.id for card in self.cards]
+        if isinstance(value, str) and value not in by_id:
+            value = self.aliases.get(value, value)
+            value = None if value == DEFAULT_MODEL and value not in by_id else value
+        if value is None:
+            value = self.default_model or (by_id[0] if len(by_id) == 1 else None)
+        if value is not None and not isinstance(value, str):
+            raise self._none_of(value)
+        return value
+
+    def card(self, value: Any) -> ModelCard:
+        """Return the card of the model that a request means. Raises: InvalidModelError: there is none."""
+        name = self.resolve(value)
+        if name is None:
+            raise InvalidModelError(f"model is required; available: {self._names}.", param="model")
+        found = next((card for card in self.cards if card.id == name), None)
+        if found is None:
+            raise self._none_of(name)
+        return found
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(card.id for card in self.cards) or "none"
+
+    def _none_of(self, value: Any) -> InvalidModelError:
+        return InvalidModelError(f"There is no model {show(value)}; available: {self._names}.", param="model")
+
+
+@dataclass(frozen=True)
+class SourceClip:
+    """What is known of the clip that a new one changes or continues."""
+
+    num_frames: int
+    fps: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +136,8 @@ class VideoRequest:
     deadline_s: float | None = None
     priority: int = 0
     service_class: str | None = None  # None: the tenant's first
+    strength: float = 0.0  # of a change
+    num_frames_before: int = 0  # of an extension
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -107,44 +169,45 @@ class VideoRequest:
             guidance_end=self.card.defaults.guidance_end,
             guidance_rescale=self.card.defaults.guidance_rescale,
             temporal_attention="" if is_cards else self.temporal_attention,
+            num_frames_before=self.num_frames_before,
         )
 
 
 def parse_request(
     fields: Mapping[str, Any],
-    cards: Sequence[ModelCard],
-    default_model: str | None,
+    offer: Offer,
     stored_roles: Collection[str] = (),
+    source: SourceClip | None = None,
 ) -> VideoRequest:
     """Check every field. None (JSON null) means that the field was not given.
 
-    `stored_roles` are those of references that come without a field: of a request that is made again.
+    `stored_roles` are those of references that come without a field; `source` is the clip among them, if it is new.
 
     Raises:
         InvalidRequestError: with `param`, and what is allowed in the message.
     """
+    is_change = ReferenceRole.CHANGE in stored_roles
     given = {name: value for name, value in fields.items() if value is not None and name not in IGNORED_FIELDS}
     for name in given:
-        if name not in FIELDS:
+        if name not in FIELDS and not (name in CHANGE_FIELDS and is_change):
             raise _unknown(name)
-    card = _card(given.get("model"), cards, default_model)
+    card = offer.card(given.get("model"))
     defaults, limits = card.defaults, card.limits
-    seconds = _seconds(given.get("seconds", defaults.seconds), card)
+    seconds = _seconds(given, card, source if is_change else None)
     _only("fps", given.get("fps"), defaults.fps, f"{card.id} makes")
-    _only("num_frames", given.get("num_frames"), card.num_frames[seconds], f"{seconds} seconds of {card.id} have")
     if "prompt" not in given:
         raise _invalid("prompt", "prompt is required.")
     prompt = _text("prompt", given["prompt"], limits.prompt_max_chars)
     if not prompt.strip():
         raise _invalid("prompt", "prompt must not be empty.")
-    found = _pictures(given, card)
-    _check_roles([*stored_roles, *(PICTURES[name] for name in found)], card)
+    _check_roles(stored_roles, card)
+    found = _pictures(given, card, stored_roles)
     return VideoRequest(
         card=card,
         prompt=prompt,
         negative_prompt=_negative_prompt(given.get("negative_prompt", ""), card),
         seconds=seconds,
-        size=_size(given.get("size", defaults.size), card),
+        size=_size(given, card),
         seed=_integer("seed", given["seed"], 0, MAX_SEED) if "seed" in given else secrets.randbelow(MAX_SEED + 1),
         num_inference_steps=_integer(
             "num_inference_steps",
@@ -166,7 +229,20 @@ def parse_request(
         deadline_s=_number("deadline_s", given["deadline_s"], *DEADLINE_S) if "deadline_s" in given else None,
         priority=_integer("priority", given.get("priority", 0), *PRIORITY),
         service_class=_service_class(given.get("service_class")),
+        strength=_number("strength", given.get("strength", DEFAULT_STRENGTH), 0, 1) if is_change else 0.0,
+        num_frames_before=_num_frames_before(source, card, seconds) if source and not is_change else 0,
     )
+
+
+def read_video(value: Any) -> str | bytes:
+    """Return what the field `video` names: the id of a video, or a file. Raises: InvalidRequestError."""
+    if isinstance(value, Mapping) and set(value) == {"id"}:
+        value = value["id"]
+    if isinstance(value, bytes) or (isinstance(value, str) and is_job_id(value)):
+        return value
+    if value is None:
+        raise _invalid("video", 'video is required: {"id": "video_…"} of one of your videos, or a file.')
+    raise _invalid("video", f'video must be a file or {{"id": "video_…"}}; got {show(value)}.')
 
 
 def show(value: Any) -> str:
@@ -191,26 +267,55 @@ def _unknown(name: str) -> InvalidRequestError:
     return _invalid(shown, f"Unknown field {shown}{hint}")
 
 
-def _card(value: Any, cards: Sequence[ModelCard], default_model: str | None) -> ModelCard:
-    by_id = {card.id: card for card in cards}
-    available = ", ".join(by_id) or "none"
-    if value is None:
-        value = default_model if default_model is not None else next(iter(by_id), None) if len(by_id) == 1 else None
-        if value is None:
-            raise InvalidModelError(f"model is required; available: {available}.", param="model")
-    if not isinstance(value, str) or value not in by_id:
-        raise InvalidModelError(f"There is no model {show(value)}; available: {available}.", param="model")
-    return by_id[value]
-
-
-def _seconds(value: Any, card: ModelCard) -> str:
-    text = str(value) if type(value) is int and 0 <= value < 10**6 else value
+def _seconds(given: Mapping[str, Any], card: ModelCard, changed: SourceClip | None) -> str:
+    """Return the length: as it says or as num_frames says; else all of what is changed, or the model's."""
+    text, num_frames = given.get("seconds"), given.get("num_frames")
+    if text is None and num_frames is not None:
+        number = int(num_frames) if isinstance(num_frames, str) and _INTEGER.fullmatch(num_frames) else num_frames
+        text = next((name for name in card.seconds if card.num_frames[name] == number), None)
+        if text is None or type(number) is not int:
+            allowed = ", ".join(str(card.num_frames[name]) for name in card.seconds)
+            raise _invalid("num_frames", f"num_frames must be one of {allowed} for {card.id}; got {show(num_frames)}.")
+    if text is None and changed is not None:
+        fitting = [name for name in card.seconds if card.num_frames[name] <= changed.num_frames]
+        text = max(fitting or [card.seconds[0]], key=lambda name: card.num_frames[name])
+    text = card.defaults.seconds if text is None else text
+    text = str(text) if type(text) is int and 0 <= text < 10**6 else text
     if not isinstance(text, str) or text not in card.seconds:
-        raise _invalid("seconds", f"seconds must be one of {_list(card.seconds)}; got {show(value)}.")
+        raise _invalid("seconds", f"seconds must be one of {_list(card.seconds)}; got {show(text)}.")
+    _only("num_frames", num_frames, card.num_frames[text], f"{text} seconds of {card.id} have")
+    if changed is not None and changed.num_frames < card.num_frames[text]:
+        raise _invalid(
+            "seconds",
+            f"The video has {changed.num_frames} frames; {text} seconds of {card.id} have {card.num_frames[text]}.",
+        )
     return text
 
 
-def _size(value: Any, card: ModelCard) -> str:
+def _num_frames_before(source: SourceClip, card: ModelCard, seconds: str) -> int:
+    """Return how many frames of a clip come before its continuation, which repeats the last ones."""
+    fps, num_frames = card.defaults.fps, card.num_frames[seconds]
+    if source.fps != fps:
+        raise _invalid("model", f"{card.id} makes {fps} frames per second; the video to extend has {source.fps}.")
+    num_before = source.num_frames - num_continued_frames(source.num_frames, (num_frames - 1) // 4 + 1)
+    if num_before + num_frames > MAX_EXTENDED_S * fps:
+        raise _invalid("video", f"The extended video would have more than {MAX_EXTENDED_S} seconds.")
+    return num_before
+
+
+def _size(given: Mapping[str, Any], card: ModelCard) -> str:
+    value = given.get("size")
+    if "width" in given or "height" in given:
+        sides = [given.get(name) for name in ("width", "height")]
+        for name, side in zip(("width", "height"), sides, strict=True):
+            if not (type(side) is int or (isinstance(side, str) and _INTEGER.fullmatch(side))):
+                got = "is required beside the other side" if side is None else f"not {show(side)}"
+                raise _invalid(name, f"{name} must be a number of pixels; {got}.")
+        size = "x".join(str(int(side)) for side in sides if side is not None)
+        if value is not None and value != size:
+            raise _invalid("size", f"size says {show(value)}, width and height say {size}.")
+        value = size
+    value = card.defaults.size if value is None else value
     if not isinstance(value, str) or value not in card.sizes:
         raise _invalid("size", f"size must be one of {_list(card.sizes)}; got {show(value)}.")
     return value
@@ -223,27 +328,36 @@ def _negative_prompt(value: Any, card: ModelCard) -> str:
     return text
 
 
-def _pictures(given: Mapping[str, Any], card: ModelCard) -> dict[str, bytes]:
+def _pictures(given: Mapping[str, Any], card: ModelCard, stored_roles: Collection[str]) -> dict[str, bytes]:
     found = {}
     for name, role in PICTURES.items():
         if name not in given:
             continue
+        if any(one in CLIP_ROLES for one in stored_roles):
+            raise _invalid(name, f"{name} does not go together with a video to change or to extend.")
         if NEEDED[role] not in card.capabilities:
-            raise _invalid(name, f"{name} is not supported by the model {card.id}: it cannot do {NEEDED[role]}.")
+            raise UnsupportedError(
+                f"{name} is not supported by the model {card.id}: it cannot do {NEEDED[role]}.", param=name
+            )
         found[name] = pictures.read(name, given[name])
     if "last_frame" in found and "input_reference" not in found:
         raise _invalid("last_frame", "last_frame needs input_reference: the picture that the clip begins with.")
+    if not found and not stored_roles and Capability.TEXT_TO_VIDEO not in card.capabilities:
+        raise _lacks(card, "makes no video from text alone")
     return found
 
 
 def _check_roles(roles: Collection[str], card: ModelCard) -> None:
-    """Refuse a clip that is made from what the model takes nothing of, or from nothing where it needs something."""
+    """Refuse a clip that is made from what the model takes nothing of."""
+    cannot = {"change": "cannot change a video", "continue": "cannot extend a video"}
     for role in roles:
         if NEEDED.get(role) not in card.capabilities:
-            raise _invalid("model", f"The model {card.id} takes no {role}.")
-    if not roles and Capability.TEXT_TO_VIDEO not in card.capabilities:
-        able = ", ".join(card.capabilities)
-        raise _invalid("model", f"The model {card.id} makes no video from text alone; it can do: {able}.")
+            raise _lacks(card, cannot.get(role, f"takes no {role}"))
+
+
+def _lacks(card: ModelCard, what: str) -> UnsupportedError:
+    able = ", ".join(card.capabilities)
+    return UnsupportedError(f"The model {card.id} {what}; it can do: {able}.", param="model")
 
 
 def _choice(name: str, value: Any, allowed: Sequence[str], card: ModelCard) -> str:

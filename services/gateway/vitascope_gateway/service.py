@@ -13,13 +13,14 @@ from vitascope_common import ids, tokens
 from vitascope_common.errors import (
     InvalidRequestError,
     NotFoundError,
+    OutputBlockedError,
     UnavailableError,
     VideoExpiredError,
     VideoFailedError,
     VideoNotReadyError,
     VitascopeError,
 )
-from vitascope_common.jobs import JobState
+from vitascope_common.jobs import Artifact, JobState
 from vitascope_common.registry import ModelCard
 from vitascope_gateway.admission import NewJob
 from vitascope_gateway.idempotency import Repeatable
@@ -86,6 +87,24 @@ class JobRecord:
     priority: int = 0
     deadline_at_ms: int | None = None
     retry_of: str | None = None
+    remixed_from: str | None = None
+
+    @property
+    def size(self) -> str:
+        """Width and height as clients name them."""
+        return f"{self.params['width_px']}x{self.params['height_px']}"
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the video, those of a clip that it extends included."""
+        return int(self.params["num_frames"]) + int(self.params.get("num_frames_before", 0))
+
+    @property
+    def seconds(self) -> str:
+        """The length as its client named it; of an extension all of it, from the first frame to the last."""
+        if not self.params.get("num_frames_before"):
+            return str(self.params["seconds"])
+        return f"{(self.num_frames - 1) / self.params['fps']:.6g}"
 
 
 class Store(Protocol):
@@ -104,6 +123,11 @@ class Store(Protocol):
     async def page(
         self, tenant_id: str, after: str | None, limit: int, is_ascending: bool
     ) -> tuple[Sequence[JobRecord], bool]: ...
+    async def published(self, job_id: str) -> Sequence[Artifact]: ...
+    async def cost_ratio(self, pool: str, model: str) -> float:
+        """Return what runs of a model really cost over what its card estimates."""
+        ...
+
     async def check(self) -> None: ...
 
 
@@ -122,6 +146,7 @@ class Scheduler(Protocol):
     async def delete(self, tenant_id: str, job_id: str) -> None: ...
     async def queue_position(self, job_id: str) -> QueuePosition: ...
     async def queue_positions(self, job_ids: Sequence[str]) -> Mapping[str, QueuePosition]: ...
+    async def forecast(self, pool: str, tenant_id: str, class_name: str, cost_s: float) -> QueuePosition: ...
     async def queue(self, pool: str) -> Sequence[PoolView]: ...
     async def set_drain(self, tenant_id: str, pool: str, worker_id: str, is_draining: bool) -> int: ...
     async def is_serving(self) -> bool: ...
@@ -218,18 +243,26 @@ class Gateway:
 
         Raises:
             NotFoundError: no such video; VideoNotReadyError, VideoFailedError, VideoExpiredError: why it has no file.
+            OutputBlockedError: the safety check withholds it.
         """
         if variant not in SUFFIX:
             raise InvalidRequestError(f"variant must be one of {', '.join(SUFFIX)}.", param="variant")
+        record = await self.finished(tenant_id, job_id)
+        return self._links.link(job_id, variant, record.expires_at_ms)
+
+    async def finished(self, tenant_id: str, job_id: str) -> JobRecord:
+        """Return a job whose files are there. Raises: as `content_link`."""
         record = await self.video(tenant_id, job_id)
         if record.state in (JobState.FAILED, JobState.CANCELLED):
+            if record.error_code == OutputBlockedError.code:
+                raise OutputBlockedError(record.error_message)
             reason = record.error_message or f"it was {record.state.value}"
             raise VideoFailedError(f"This video was not made: {reason}", detail={"code": record.error_code})
         if record.state is not JobState.COMPLETED:
             raise VideoNotReadyError(f"The video is not ready yet; its status is {record.phase or record.state.value}.")
         if record.expires_at_ms is not None and record.expires_at_ms <= ids.now_ms():
             raise VideoExpiredError()
-        return self._links.link(job_id, variant, record.expires_at_ms)
+        return record
 
     async def queue(self, pool: str) -> Sequence[PoolView]:
         """Return what operators see of one pool, or of all ("").

@@ -1,5 +1,7 @@
 """What the gateway reads from the environment."""
 
+from collections.abc import Mapping
+
 from pydantic import Field, field_validator
 
 from vitascope_common.settings import (
@@ -22,6 +24,9 @@ class GatewaySettings(UsesDatabase, UsesRedis, UsesObjectStore, UsesModels, Uses
     """0: any free port."""
     default_model: str | None = None
     """Model of a request that names none. None: the only card there is; with several, a request must say."""
+    model_aliases: Mapping[str, str] = {"sora-2": "default", "sora-2-pro": "default"}
+    """Other names of models, as JSON: for clients that know none of ours. "default": the model of a request that names
+    none. A model of that name comes first."""
     public_url: str | None = None
     """Base of the URLs in answers, behind a proxy that rewrites Host. None: the Host that the client used."""
     link_ttl_s: int = Field(default=3600, ge=1, le=7 * 24 * 3600)

@@ -43,6 +43,7 @@ class Neighbours:
     positions: list[str] = field(default_factory=list)
     batches: list[list[str]] = field(default_factory=list)
     """The jobs of each question for many positions."""
+    foreseen: list[Any] = field(default_factory=list)
     place: int = -1
     """Where each of those jobs stands; -1: nowhere."""
     pools: list[Any] = field(default_factory=list)
@@ -94,6 +95,11 @@ class Neighbours:
         self.batches.append(list(request.job_ids))
         places = [scheduler_pb2.JobPosition(job_id=one, position=self.place, eta_s=30.04) for one in request.job_ids]
         return scheduler_pb2.GetQueuePositionsResponse(positions=places)
+
+    def Forecast(self, request: Any, context: Any) -> Any:
+        self._fail(context)
+        self.foreseen.append(request)
+        return scheduler_pb2.ForecastResponse(position=2, eta_s=30.04)
 
     def GetQueue(self, request: Any, context: Any) -> Any:
         self._fail(context)

@@ -59,12 +59,19 @@ def queue_positions(message: scheduler_pb2.GetQueuePositionsResponse) -> Mapping
     return {one.job_id: queue_position(one) for one in message.positions}
 
 
-def queue_position(message: scheduler_pb2.GetQueuePositionResponse | scheduler_pb2.JobPosition) -> QueuePosition:
+def queue_position(
+    message: scheduler_pb2.GetQueuePositionResponse | scheduler_pb2.JobPosition | scheduler_pb2.ForecastResponse,
+) -> QueuePosition:
     """Translate where a job stands; what the scheduler does not know becomes None."""
     return QueuePosition(
         position=int(message.position) if message.position >= 0 else None,
         eta_s=round(message.eta_s, 1) if message.eta_s >= 0 else None,
     )
+
+
+def forecast_request(pool: str, tenant_id: str, class_name: str, cost_s: float) -> scheduler_pb2.ForecastRequest:
+    """Build the question where a job would stand."""
+    return scheduler_pb2.ForecastRequest(pool=pool, tenant_id=tenant_id, class_name=class_name, cost_s=cost_s)
 
 
 def queue_request(pool: str) -> scheduler_pb2.GetQueueRequest:

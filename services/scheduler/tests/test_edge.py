@@ -39,7 +39,7 @@ class Edge:
         dispatcher = Dispatcher(manager, reader, self.queue, self.sender, Timing(), self.clock)
         self.relay = Relay(reader, dispatcher, self.queue, self.clock)
         self.reconciler = Reconciler(manager, reader, dispatcher, self.relay)
-        self.scheduler = Scheduler(manager, dispatcher, self.relay)
+        self.scheduler = Scheduler(manager, reader, dispatcher, self.relay)
         self.operator = Operator(manager, reader, dispatcher)
         api = SchedulerApi(self.scheduler, self.operator)
         self.server = rpc.RpcServer("127.0.0.1:0", [SERVICE_NAME], api.register_in)
@@ -98,6 +98,26 @@ async def test_every_waiting_job_learns_its_place_in_the_order_it_was_asked(edge
     ]
     single = await edge.stub.GetQueuePosition(scheduler_pb2.GetQueuePositionRequest(job_id=third))
     assert (single.position, single.eta_s) == (1, 30.0)
+
+
+async def test_a_job_that_is_not_there_yet_learns_its_place_and_changes_nothing(edge: Edge) -> None:
+    first, second = await edge.jobs(2)
+    await edge.worker()  # and takes the first
+
+    async def foreseen(tenant_id: str = TENANT, class_name: str = "standard") -> tuple[int, float]:
+        request = scheduler_pb2.ForecastRequest(
+            pool="default", tenant_id=tenant_id, class_name=class_name, cost_s=COST_S
+        )
+        answer = await edge.stub.Forecast(request)
+        return answer.position, round(answer.eta_s, 3)
+
+    before = await edge.places(first, second)
+    assert await foreseen() == (1, 30.0)
+    assert await foreseen(class_name="realtime") == (0, 20.0)
+    assert await edge.places(first, second) == before
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await foreseen("nobody")
+    assert refused.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 async def test_without_a_worker_there_is_a_place_and_no_time(edge: Edge) -> None:

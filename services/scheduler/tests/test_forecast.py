@@ -20,6 +20,7 @@ from vitascope_scheduler.forecast import (
     WaitingFlow,
     WaitingTask,
     forecast,
+    with_one_more,
 )
 from vitascope_scheduler.positions import Positions
 from vitascope_scheduler.testing import task_row
@@ -162,6 +163,45 @@ async def test_jobs_are_counted_before_a_job_and_not_their_tasks(queue: RedisQue
         await queue.enqueue(task_row(task_id, tenant_id="t", created_at_ms=i), NOW, "")
     places = await Positions(queue, lambda: NOW).of([POOL], ["a", "b", "c", "d"])
     assert [one.position for one in places] == [0, 1, 2, -1]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(
+    puts=st.lists(put.map(lambda one: (*one[:3], 0)), max_size=25),
+    new=put,
+    num_running=st.integers(0, 3),
+    limit=st.sampled_from([1, 5, 100]),
+)
+async def test_what_is_foreseen_is_what_its_place_is_once_it_is_there(
+    redis: Redis,
+    puts: list[tuple[str, str, float, int]],
+    new: tuple[str, str, float, int],
+    num_running: int,
+    limit: int,
+) -> None:
+    await redis.flushall()
+    queue = RedisQueue(redis)
+    await queue.register(Worker("w", "gpu-worker", POOL, "cpu", 1, num_running + 1, ()), NOW, TTL_MS)
+    for i, (tenant, class_name, cost_s, _) in enumerate(puts):
+        # Tasks of a flow that are not named count as alike.
+        terms = {"tenant_id": tenant, "class_name": class_name, "cost_s": 4.0 if limit < 100 else cost_s}
+        await queue.enqueue(task_row(f"old{i}.generate.0", created_at_ms=i, **terms), NOW, "")
+    for _ in range(num_running):
+        await queue.dispatch(POOL, "w", NOW, TTL_MS)
+    tenant, class_name, cost_s, _ = new
+    line = await queue.line(POOL, NOW, limit)
+    task = WaitingTask("new.generate.0", "9", cost_s)
+    found = forecast(with_one_more(line, class_name, tenant, (1.0, 0), task))["new.generate.0"]
+    row = task_row("new.generate.0", created_at_ms=99, tenant_id=tenant, class_name=class_name, cost_s=cost_s)
+    await queue.enqueue(row, NOW, "")
+    then = forecast(await queue.line(POOL, NOW, 100))["new.generate.0"]
+    assert (found.position, found.eta_s) == (then.position, pytest.approx(then.eta_s))
+
+
+def test_whoever_stands_behind_an_endless_line_has_no_place() -> None:
+    line = line_of(flow_of("a", num_more=10**9, more_s=1e9))
+    task = WaitingTask("new", "9", 1.0)
+    assert "new" not in forecast(with_one_more(line, line.classes[0].name, "a", (1.0, 0), task))
 
 
 def test_ten_thousand_capped_tenants_are_no_burden() -> None:

@@ -58,7 +58,7 @@ class Room:
         self.dispatcher = Dispatcher(self.manager, self.reader, self.queue, self.sender, timing, self.clock)
         self.relay = Relay(self.reader, self.dispatcher, self.queue, self.clock)
         self.reconciler = Reconciler(self.manager, self.reader, self.dispatcher, self.relay)
-        self.scheduler = Scheduler(self.manager, self.dispatcher, self.relay)
+        self.scheduler = Scheduler(self.manager, self.reader, self.dispatcher, self.relay)
 
     async def worker(self, worker_id: str = "w1", slots: int = 1) -> None:
         await self.scheduler.register(Worker(worker_id, "gpu-worker", "default", "cpu", 1, slots, ()))

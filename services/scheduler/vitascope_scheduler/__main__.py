@@ -50,7 +50,7 @@ async def serve(settings: SchedulerSettings, watched: telemetry.Telemetry) -> No
     relay = Relay(reader, dispatcher, queue)
     reconciler = Reconciler(manager, reader, dispatcher, relay)
     retention = Retention(manager, reader, store, queue, policy)
-    api = SchedulerApi(Scheduler(manager, dispatcher, relay), Operator(manager, reader, dispatcher))
+    api = SchedulerApi(Scheduler(manager, reader, dispatcher, relay), Operator(manager, reader, dispatcher))
     server = rpc.RpcServer(f"{settings.host}:{settings.port}", [SERVICE_NAME], api.register_in)
     await server.start()
     log.info("scheduler.started", port=server.port, metrics_port=watched.metrics_port)

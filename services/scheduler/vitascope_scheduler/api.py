@@ -50,6 +50,11 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         job_ids = wire.job_ids_from_proto(request)
         return wire.positions_answer(job_ids, await self._scheduler.queue_positions(job_ids))
 
+    async def Forecast(self, request: scheduler_pb2.ForecastRequest, context: Any) -> scheduler_pb2.ForecastResponse:
+        """Say where a job would stand."""
+        place = await self._scheduler.foresee(*wire.forecast_question(request))
+        return scheduler_pb2.ForecastResponse(position=place.position, eta_s=place.eta_s)
+
     async def GetQueue(self, request: scheduler_pb2.GetQueueRequest, context: Any) -> scheduler_pb2.GetQueueResponse:
         """Show the queues to an operator."""
         return wire.queue_answer(await self._operator.queue(wire.optional_name(request.pool, "pool")))

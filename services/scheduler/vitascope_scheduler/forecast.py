@@ -6,7 +6,7 @@ arrives and every task costs what it is estimated at.
 
 import heapq
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 MAX_DISPATCHES = 10_000  # played through; whoever comes after these has no place yet
@@ -75,10 +75,30 @@ class Forecast:
     eta_s: float
 
 
+def with_one_more(line: Line, class_name: str, tenant_id: str, share: tuple[float, int], task: WaitingTask) -> Line:
+    """Return the line as it were if a task joined it behind its tenant's others.
+
+    `share` is the tenant's weight and cap, for one that has nothing waiting in that class.
+    """
+
+    def joined(one: WaitingClass) -> WaitingClass:
+        flow = next((each for each in one.flows if each.tenant_id == tenant_id), None)
+        if flow is None:
+            weight, cap = share
+            return replace(one, flows=(*one.flows, WaitingFlow(tenant_id, weight, cap, one.virtual_time, (task,))))
+        last = flow.tasks[-1].arrival if flow.tasks else ""
+        num_more = min(flow.num_more, MAX_DISPATCHES)  # behind so many it has no place
+        more = (WaitingTask("", last, flow.more_s / flow.num_more),) * num_more if num_more else ()
+        longer = replace(flow, tasks=(*flow.tasks, *more, task), num_more=0, more_s=0.0)
+        return replace(one, flows=tuple(longer if each is flow else each for each in one.flows))
+
+    return replace(line, classes=tuple(joined(one) if one.name == class_name else one for one in line.classes))
+
+
 def forecast(line: Line) -> dict[str, Forecast]:
     """Play a line through; tasks that it names get their places, in that order; what nothing lets run is left out."""
     pool = _Pool(line)
-    num_named = sum(len(flow.tasks) for each in line.classes for flow in each.flows)
+    num_named = sum(bool(task.task_id) for each in line.classes for flow in each.flows for task in flow.tasks)
     num_free = line.num_free if line.num_slots else 1  # without a worker there is an order, but no time
     ends = [(task.left_s, task.tenant_id, task.frees_slot) for task in line.running]
     heapq.heapify(ends)

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from vitascope_common import ids
 from vitascope_scheduler import metrics
 from vitascope_scheduler.dispatch import Queue
-from vitascope_scheduler.forecast import NO_TIME_S, Forecast, forecast
+from vitascope_scheduler.forecast import NO_TIME_S, Forecast, Line, WaitingTask, forecast, with_one_more
 
 FRESH_MS = 2_000
 MAX_NAMED = 2_000  # tasks of a pool that learn their place, the next of every flow; those behind hear nothing yet
 MAX_TOLD = 10_000
+_FORESEEN = "foreseen"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class _Line:
     """A pool as it was played through: its waiting tasks by job, and how many jobs are in front of each."""
 
     at_ms: int
+    waiting: Line
     tasks: Mapping[str, Sequence[tuple[str, Forecast]]]
     positions: Mapping[str, int]
 
@@ -53,6 +55,17 @@ class Positions:
                 await self._play(pool)
             return [self._of(pools, job_id) for job_id in job_ids]
 
+    async def foresee(
+        self, pool: str, tenant_id: str, class_name: str, share: tuple[float, int], cost_s: float
+    ) -> QueuePosition:
+        """Return the place of a job that came now, with one task of this cost. Raises UnavailableError."""
+        async with self._playing:
+            await self._play(pool)
+        task = WaitingTask(_FORESEEN, f"{self._clock():016d}", cost_s)
+        line = with_one_more(self._lines[pool].waiting, class_name, tenant_id, share, task)
+        found = (await asyncio.to_thread(forecast, line)).get(_FORESEEN)
+        return QueuePosition() if found is None else QueuePosition(found.position, found.eta_s)
+
     def done(self, task_id: str) -> None:
         """Measure how wrong the first ETA was that a task was told; one that was told none is not measured."""
         told_end_ms = self._told_end_ms.pop(task_id, None)
@@ -73,7 +86,7 @@ class Positions:
             job_id = ids.job_id_of(task_id)
             positions.setdefault(job_id, len(positions) + num_unnamed)
             tasks.setdefault(job_id, []).append((task_id, found))
-        self._lines[pool] = _Line(now_ms, tasks, positions)
+        self._lines[pool] = _Line(now_ms, waiting, tasks, positions)
 
     def _of(self, pools: Collection[str], job_id: str) -> QueuePosition:
         """Return how many jobs go before the first of its tasks, and when the last of them may be done."""

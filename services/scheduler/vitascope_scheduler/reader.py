@@ -121,6 +121,13 @@ class Reader:
         async with self._database.read() as connection:
             return {Flow(*row) for row in await connection.execute(statement)}
 
+    async def share(self, tenant_id: str) -> tuple[float, int] | None:
+        """Read weight and cap of a tenant; None: there is no such tenant."""
+        statement = sa.select(_TENANTS.c.weight, _TENANTS.c.max_in_flight).where(_TENANTS.c.tenant_id == tenant_id)
+        async with self._database.read() as connection:
+            row = (await connection.execute(statement)).one_or_none()
+        return None if row is None else (row.weight, row.max_in_flight)
+
     async def past_deadline(self, now_ms: int, limit: int) -> list[str]:
         """Name jobs that are not over though their deadline has passed, the longest first."""
         statement = (

@@ -1,4 +1,4 @@
-"""The use cases behind the eight calls.
+"""The use cases behind the calls of gateways and executors.
 
 SQL decides first and alone; what Redis is told afterwards is a hint, so that a call whose transaction is committed
 succeeds even when Redis is away.
@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import structlog
 
-from vitascope_common.errors import UnavailableError
+from vitascope_common.errors import NotFoundError, UnavailableError
 from vitascope_common.executor import Action, Outcome
 from vitascope_common.jobs import TERMINAL_TASK
 from vitascope_scheduler import metrics
 from vitascope_scheduler.dispatch import Dispatcher
 from vitascope_scheduler.job_manager import Claim, Ended, JobManager, Report, TaskStatus
 from vitascope_scheduler.positions import Positions, QueuePosition
+from vitascope_scheduler.reader import Reader
 from vitascope_scheduler.relay import Relay
 from vitascope_scheduler.tasks import EXECUTORS_OF_CELERY, TaskRow
 from vitascope_scheduler.worker import SlotsOfWorker, Worker
@@ -49,10 +50,11 @@ class BeatAnswer:
 
 
 class Scheduler:
-    """Submit, Cancel, Delete, GetQueuePosition(s); Register, Claim, Heartbeat, Report."""
+    """Submit, Cancel, Delete, GetQueuePosition(s), Forecast; Register, Claim, Heartbeat, Report."""
 
-    def __init__(self, manager: JobManager, dispatcher: Dispatcher, relay: Relay) -> None:
+    def __init__(self, manager: JobManager, reader: Reader, dispatcher: Dispatcher, relay: Relay) -> None:
         self._manager = manager
+        self._reader = reader
         self._dispatcher = dispatcher
         self._queue = dispatcher.queue
         self._relay = relay
@@ -79,6 +81,14 @@ class Scheduler:
         """Say where jobs stand, in this order; at most 2 s old. From Redis alone. Raises UnavailableError."""
         async with in_time():
             return await self._positions.of(frozenset(self._dispatcher.pools), job_ids)
+
+    async def foresee(self, pool: str, tenant_id: str, class_name: str, cost_s: float) -> QueuePosition:
+        """Say where a job would stand that a tenant sent now. Raises NotFoundError, UnavailableError."""
+        share = await self._reader.share(tenant_id)
+        if share is None:
+            raise NotFoundError("There is no such tenant.", param="tenant_id")
+        async with in_time():
+            return await self._positions.foresee(pool, tenant_id, class_name, share, cost_s)
 
     async def register(self, worker: Worker) -> None:
         """Enter a worker and give it work, unless it is drained. Raises UnavailableError: it asks again."""

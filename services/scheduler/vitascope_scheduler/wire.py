@@ -157,6 +157,12 @@ def position_answer(place: QueuePosition) -> scheduler_pb2.GetQueuePositionRespo
     return scheduler_pb2.GetQueuePositionResponse(position=place.position, eta_s=place.eta_s)
 
 
+def forecast_question(request: scheduler_pb2.ForecastRequest) -> tuple[str, str, str, float]:
+    """Read pool, tenant, class and cost. Raises InvalidRequestError."""
+    pool, tenant_id = name(request.pool, "pool"), name(request.tenant_id, "tenant_id")
+    return pool, tenant_id, name(request.class_name, "class_name"), _seconds(request.cost_s)
+
+
 def positions_answer(
     job_ids: Sequence[str], places: Sequence[QueuePosition]
 ) -> scheduler_pb2.GetQueuePositionsResponse:

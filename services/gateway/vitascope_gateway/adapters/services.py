@@ -73,6 +73,11 @@ class SchedulerClient:
         answer = await _call("scheduler", self._stub.GetQueuePositions(request, timeout=CALL_TIMEOUT_S))
         return wire.queue_positions(answer)
 
+    async def forecast(self, pool: str, tenant_id: str, class_name: str, cost_s: float) -> QueuePosition:
+        """Ask where a job would stand that came now."""
+        request = wire.forecast_request(pool, tenant_id, class_name, cost_s)
+        return wire.queue_position(await _call("scheduler", self._stub.Forecast(request, timeout=CALL_TIMEOUT_S)))
+
     async def queue(self, pool: str) -> Sequence[PoolView]:
         """Ask what operators see of one pool, or of all ("")."""
         request = wire.queue_request(pool)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from vitascope_common.database import Database
 from vitascope_common.errors import InvalidRequestError
-from vitascope_common.jobs import GENERATE, JobState
+from vitascope_common.jobs import GENERATE, Artifact, JobState
 from vitascope_common.tables import api_keys, jobs, tasks, tenants
 from vitascope_gateway import admission
 from vitascope_gateway.idempotency import Repeatable, bind, peek
@@ -108,6 +108,18 @@ class SqlStore:
             rows = (await connection.execute(query)).mappings().all()
         return [_record(row) for row in rows[:limit]], len(rows) > limit
 
+    async def published(self, job_id: str) -> Sequence[Artifact]:
+        """Return the files of a finished job."""
+        query = sa.select(tasks.c.outputs).where(tasks.c.job_id == job_id, tasks.c.publishes)
+        async with self._database.read() as connection:
+            found = (await connection.execute(query)).scalars().all()
+        return [Artifact(**one) for outputs in found for one in outputs]
+
+    async def cost_ratio(self, pool: str, model: str) -> float:
+        """Read what admission would multiply the card's estimate by."""
+        async with self._database.read() as connection:
+            return (await admission.cost_ratios_of(connection, model)).get(pool, 1.0)
+
     async def check(self) -> None:
         """Raise UnavailableError unless the database answers."""
         await self._database.check()
@@ -136,4 +148,5 @@ def _record(row: Any) -> JobRecord:
         priority=row["priority"] or 0,
         deadline_at_ms=row["deadline_at_ms"],
         retry_of=row["retry_of"],
+        remixed_from=row["remixed_from"],
     )
