@@ -26,6 +26,7 @@ from vitascope_common.errors import (
     http_status,
 )
 from vitascope_common.objectstore import ByteStream
+from vitascope_common.renditions import RENDITIONS
 from vitascope_delivery import metrics
 from vitascope_delivery.conditions import (
     ByteRange,
@@ -34,7 +35,7 @@ from vitascope_delivery.conditions import (
     parse_range,
     range_applies,
 )
-from vitascope_delivery.service import VARIANTS, Delivery, MediaFile, Publication
+from vitascope_delivery.service import Delivery, MediaFile, Publication
 
 log = structlog.stdlib.get_logger("vitascope.delivery")
 
@@ -99,8 +100,8 @@ def make_app(delivery: Delivery, signing_key: SecretStr, now_s: Callable[[], flo
     async def video(request: Request, job_id: str, variant: str) -> Response:
         query = request.scope["query_string"].decode("latin-1")
         params = tokens.verify_path(request.scope["path"], query, now_s(), signing_key)
-        if variant not in VARIANTS:
-            raise NotFoundError(f"There are only {' and '.join(VARIANTS)}.", param="variant")
+        if variant not in RENDITIONS:
+            raise NotFoundError(f"There are only {', '.join(RENDITIONS)}.", param="variant")
         now_ms = int(now_s() * 1000)
         job = await delivery.find(job_id, now_ms)
         with telemetry.span("deliver", parent=job.traceparent, job=job.job_id, variant=variant):

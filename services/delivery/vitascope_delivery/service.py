@@ -18,12 +18,11 @@ from vitascope_common import ids
 from vitascope_common.errors import CorruptObjectError, NotFoundError, VideoExpiredError, VideoNotReadyError
 from vitascope_common.jobs import ACTIVE_JOB, JobState
 from vitascope_common.objectstore import ByteStream, ObjectStore
+from vitascope_common.renditions import RENDITIONS
 
 log = structlog.stdlib.get_logger("vitascope.delivery")
 
 MANIFEST_SCHEMA = "vitascope.manifest/1"
-VARIANTS = {"video": ("video/mp4", "mp4"), "thumbnail": ("image/webp", "webp")}
-"""What may be asked for: media type and file ending. Nothing else is ever sent with our name on it."""
 MAX_CACHED_MANIFESTS = 1024
 
 
@@ -127,13 +126,13 @@ def read_manifest(data: bytes, job: Publication) -> Mapping[str, MediaFile]:
         files = {
             variant: MediaFile(
                 str(file["key"]),
-                VARIANTS[variant][0],
+                RENDITIONS[variant].media_type,
                 str(file["sha256"]),
                 int(file["num_bytes"]),
-                f"{job.job_id}.{VARIANTS[variant][1]}",
+                f"{job.job_id}.{RENDITIONS[variant].suffix}",
             )
             for variant, file in manifest["files"].items()
-            if variant in VARIANTS
+            if variant in RENDITIONS  # nothing else is ever sent with our name on it
         }
         if not all(file.key.startswith(f"videos/{job.job_id}/") for file in files.values()):
             raise ValueError("it names files that are not the job's")

@@ -420,7 +420,11 @@ def test_running_completed_failed_and_cancelled_jobs_show_four_states(inside: An
 def test_content_is_a_link_that_delivery_can_verify(inside: Any) -> None:
     job_id = create(inside)
     inside.sql("UPDATE jobs SET state = 'completed', finished_at_ms = 1")
-    for query, variant, suffix in (("", "video", "mp4"), ("?variant=thumbnail", "thumbnail", "webp")):
+    for query, variant, suffix in (
+        ("", "video", "mp4"),
+        ("?variant=thumbnail", "thumbnail", "webp"),
+        ("?variant=spritesheet", "spritesheet", "jpg"),
+    ):
         for method in ("GET", "HEAD"):
             answer = inside.request(method, f"/v1/videos/{job_id}/content{query}")
             assert (answer.status_code, answer.headers["cache-control"]) == (302, "no-store")
@@ -429,7 +433,7 @@ def test_content_is_a_link_that_delivery_can_verify(inside: Any) -> None:
             signed = tokens.verify_path(link.path, link.query, time.time(), SecretStr(SIGNING_KEY))
             assert signed == {"filename": f"{job_id}.{suffix}"}
             assert 3500 < int(parse_qs(link.query)["expires"][0]) - time.time() <= 3600
-    answer = inside.request("GET", f"/v1/videos/{job_id}/content?variant=spritesheet")
+    answer = inside.request("GET", f"/v1/videos/{job_id}/content?variant=poster")
     assert (answer.status_code, error(answer)["param"]) == (400, "variant")
 
 

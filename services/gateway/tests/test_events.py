@@ -77,7 +77,11 @@ def test_a_stream_tells_everything_from_the_first_event_to_the_last(outside: Any
     assert rest[0]["data"] == {
         "id": job_id,
         "type": "completed",
-        "urls": {"video": f"{content}video", "thumbnail": f"{content}thumbnail"},
+        "urls": {
+            "video": f"{content}video",
+            "thumbnail": f"{content}thumbnail",
+            "spritesheet": f"{content}spritesheet",
+        },
     }
 
 

@@ -271,7 +271,7 @@ def make_app(
     async def get_content(
         video_id: str,
         tenant_id: Tenant,
-        variant: Annotated[Literal["video", "thumbnail"], Query()] = "video",
+        variant: Annotated[Literal["video", "thumbnail", "spritesheet"], Query()] = "video",
     ) -> Response:
         """Go to the file itself: a signed URL that expires."""
         link = await gateway.content_link(tenant_id, video_id, variant)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from vitascope_common.events import EventType, StoredEvent
 from vitascope_common.jobs import JobState
 from vitascope_common.registry import ModelCard
+from vitascope_common.renditions import RENDITIONS
 from vitascope_gateway.creation import Estimate
 from vitascope_gateway.service import JobRecord, QueuePosition
 
@@ -219,7 +220,7 @@ def event_data(event: StoredEvent, urls: Urls) -> dict[str, Any]:
     if "preview" in data:
         data["preview"] = {"step": data["preview"]["step"]}  # where it lies is nobody's business outside
     if event.type is EventType.COMPLETED:
-        data["urls"] = {variant: urls.content(event.job_id, variant) for variant in ("video", "thumbnail")}
+        data["urls"] = {variant: urls.content(event.job_id, variant) for variant in RENDITIONS}
     return data
 
 

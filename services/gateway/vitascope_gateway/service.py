@@ -22,11 +22,10 @@ from vitascope_common.errors import (
 )
 from vitascope_common.jobs import Artifact, JobState
 from vitascope_common.registry import ModelCard
+from vitascope_common.renditions import RENDITIONS
 from vitascope_gateway.admission import NewJob
 from vitascope_gateway.idempotency import Repeatable
 from vitascope_gateway.queue_view import PoolView
-
-SUFFIX = {"video": "mp4", "thumbnail": "webp"}
 
 _log = structlog.stdlib.get_logger("vitascope.gateway")
 
@@ -179,7 +178,7 @@ class MediaLinks:
         if expires_at_ms is not None:
             expires_at_s = min(expires_at_s, expires_at_ms // 1000)
         path = f"/videos/{job_id}/{variant}"
-        filename = f"{job_id}.{SUFFIX[variant]}"
+        filename = f"{job_id}.{RENDITIONS[variant].suffix}"
         return f"{self.delivery_url}{path}?{tokens.sign_path(path, expires_at_s, self.signing_key, filename=filename)}"
 
 
@@ -245,8 +244,8 @@ class Gateway:
             NotFoundError: no such video; VideoNotReadyError, VideoFailedError, VideoExpiredError: why it has no file.
             OutputBlockedError: the safety check withholds it.
         """
-        if variant not in SUFFIX:
-            raise InvalidRequestError(f"variant must be one of {', '.join(SUFFIX)}.", param="variant")
+        if variant not in RENDITIONS:
+            raise InvalidRequestError(f"variant must be one of {', '.join(RENDITIONS)}.", param="variant")
         record = await self.finished(tenant_id, job_id)
         return self._links.link(job_id, variant, record.expires_at_ms)
 

@@ -45,6 +45,7 @@ def test_a_mezzanine_becomes_signed_video_thumbnail_and_manifest(postproc, sched
         ("manifest", "application/json"),
         ("video", "video/mp4"),
         ("thumbnail", "image/webp"),
+        ("spritesheet", "image/jpeg"),
     ]
     manifest_file = report.outputs[0]
     assert manifest_file.key == f"videos/{task.job_id}/1/manifest.json"
@@ -56,7 +57,7 @@ def test_a_mezzanine_becomes_signed_video_thumbnail_and_manifest(postproc, sched
     assert (manifest["width_px"], manifest["height_px"], manifest["num_frames"], manifest["fps"]) == (64, 48, 16, 8)
     assert manifest["duration_s"] == 2.0
     assert manifest["provenance"] == {"format": "c2pa", "validation_state": "Trusted"}
-    assert manifest["files"].keys() == {"video", "thumbnail"}
+    assert manifest["files"].keys() == {"video", "thumbnail", "spritesheet"}
     for name, file in manifest["files"].items():
         data = store.get_bytes(file["key"])
         assert file["key"].startswith(f"videos/{task.job_id}/1/")
@@ -115,6 +116,37 @@ def test_a_wide_video_gets_a_smaller_thumbnail(postproc, scheduler, store, make_
     postproc.run(task.task_id)
     picture = Image.open(io.BytesIO(store.get_bytes(f"videos/{task.job_id}/1/thumbnail.webp")))
     assert picture.size == (640, 360)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "shown", "num_rows"),
+    [(1, [0], 1), (9, list(range(9)), 3), (16, list(range(16)), 4), (33, list(range(0, 33, 3)), 3)],
+)
+def test_the_spritesheet_is_frames_of_the_whole_in_rows_of_four(
+    postproc, scheduler, store, make_task, num_frames, shown, num_rows
+):
+    task = make_task(96, 64, num_frames=num_frames)
+    scheduler.offer(task)
+    postproc.run(task.task_id)
+    frames = frames_of(store.get_bytes(task.inputs[1].key))
+    sheet = Image.open(io.BytesIO(store.get_bytes(f"videos/{task.job_id}/1/spritesheet.jpg")))
+    assert (sheet.format, sheet.size) == ("JPEG", (4 * 96, num_rows * 64))
+    for place, number in enumerate(shown):
+        left, top = place % 4 * 96, place // 4 * 64
+        tile = np.asarray(sheet.crop((left, top, left + 96, top + 64))).astype(int)
+        distances = [np.abs(tile - frame).mean() for frame in frames]
+        assert int(np.argmin(distances)) == number
+        assert min(distances) < 12
+    empty = np.asarray(sheet.crop(((len(shown) % 4) * 96, (num_rows - 1) * 64, 4 * 96, num_rows * 64)))
+    assert len(shown) % 4 == 0 or empty.mean() < 4
+
+
+def test_a_wide_video_has_smaller_sprites(postproc, scheduler, store, make_task):
+    task = make_task(1280, 720, num_frames=2)
+    scheduler.offer(task)
+    postproc.run(task.task_id)
+    sheet = Image.open(io.BytesIO(store.get_bytes(f"videos/{task.job_id}/1/spritesheet.jpg")))
+    assert sheet.size == (4 * 160, 90)
 
 
 @pytest.mark.parametrize(("size", "expected"), [((65, 48), (66, 48)), ((64, 47), (64, 48)), ((33, 35), (34, 36))])

@@ -1,1 +1,1 @@
-"""Post-processing: a lossless mezzanine becomes a signed MP4, a thumbnail and a manifest."""
+"""Post-processing: a lossless mezzanine becomes a signed MP4, two pictures of it and a manifest."""

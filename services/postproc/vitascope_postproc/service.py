@@ -7,7 +7,7 @@ counts is the one Report that the scheduler accepts.
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -27,6 +27,7 @@ from vitascope_common.errors import (
 from vitascope_common.executor import Action, Executor, HeldTask, Outcome
 from vitascope_common.jobs import Artifact, FinishParams, Progress, Task
 from vitascope_common.objectstore import ObjectInfo, ObjectStore
+from vitascope_common.renditions import RENDITIONS
 from vitascope_postproc import metrics
 from vitascope_postproc.scratch import Scratch
 
@@ -49,6 +50,7 @@ class EncodePlan:
     source: Path
     video: Path
     thumbnail: Path
+    spritesheet: Path
     width_px: int
     height_px: int
     num_frames: int
@@ -77,7 +79,7 @@ class Statement:
 
 
 class Encoder(Protocol):
-    """Makes video and thumbnail in one pass."""
+    """Makes video, thumbnail and spritesheet in one pass."""
 
     def encode(self, plan: EncodePlan, on_frame: Callable[[int], None]) -> None:
         """Write both files; what `on_frame` raises ends the work. Raises VitascopeError."""
@@ -219,6 +221,7 @@ class Postproc:
                 source,
                 folder / "video.mp4",
                 folder / "thumbnail.webp",
+                folder / "spritesheet.jpg",
                 params.width_px,
                 params.height_px,
                 params.num_frames,
@@ -232,7 +235,7 @@ class Postproc:
             state = self._sign(plan.video, signed, statement)
             watch.check()
             self._events.say(task, "upload")
-            return self._upload(task, signed, plan.thumbnail, facts, state, watch)
+            return self._upload(task, replace(plan, video=signed), facts, state, watch)
 
     def _encode(self, plan: EncodePlan, watch: "_Watch") -> MediaFacts:
         began_s = time.monotonic()
@@ -240,7 +243,8 @@ class Postproc:
             try:
                 self._encoder.encode(plan, watch.frames)
                 facts = _check_video(self._inspector.inspect(plan.video), plan)
-                _check_picture(self._inspector.inspect(plan.thumbnail))
+                _check_picture(self._inspector.inspect(plan.thumbnail), "webp")
+                _check_picture(self._inspector.inspect(plan.spritesheet), "mjpeg")
             except VitascopeError:
                 self._blame_mezzanine(plan)
                 raise
@@ -272,7 +276,7 @@ class Postproc:
         return state
 
     def _upload(
-        self, task: Task, video: Path, thumbnail: Path, facts: MediaFacts, state: str, watch: "_Watch"
+        self, task: Task, plan: EncodePlan, facts: MediaFacts, state: str, watch: "_Watch"
     ) -> tuple[Artifact, ...]:
         def put(name: str, media_type: str, what: Path | bytes) -> Artifact:
             key = task.video_key(name)
@@ -287,7 +291,11 @@ class Postproc:
             return Artifact(role, role, media_type, key, info.sha256 or "", info.num_bytes)
 
         with telemetry.span("postprocess.upload"):
-            files = (put("video.mp4", "video/mp4", video), put("thumbnail.webp", "image/webp", thumbnail))
+            paths = {"video": plan.video, "thumbnail": plan.thumbnail, "spritesheet": plan.spritesheet}
+            files = tuple(
+                put(f"{name}.{RENDITIONS[name].suffix}", RENDITIONS[name].media_type, path)
+                for name, path in paths.items()
+            )
             manifest = make_manifest(task, facts, files, state)
             return put("manifest.json", "application/json", manifest), *files
 
@@ -387,9 +395,9 @@ def _check_video(found: MediaFacts, plan: EncodePlan) -> MediaFacts:
     return found
 
 
-def _check_picture(found: MediaFacts) -> None:
-    if found.codec != "webp" or found.num_frames != 1:
-        raise InternalError(f"The thumbnail is no picture: {found}.")
+def _check_picture(found: MediaFacts, codec: str) -> None:
+    if found.codec != codec or found.num_frames != 1:
+        raise InternalError(f"The encoder wrote {found}, expected one picture ({codec}).")
 
 
 def _is_retryable(error: VitascopeError) -> bool:

@@ -1,5 +1,6 @@
-"""One pass of ffmpeg: the mezzanine in, an H.264 MP4 and a WebP picture from its middle out."""
+"""One pass of ffmpeg: the mezzanine in, an H.264 MP4, a WebP of its middle and a JPEG of frames in rows out."""
 
+import math
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ CRF = 16
 """Visually lossless for clips as small as ours; a mezzanine has no grain that would make it expensive."""
 KEYFRAME_S = 2
 THUMBNAIL_MAX_PX = 640
+SPRITES, SPRITE_COLUMNS, SPRITE_MAX_PX = 16, 4, 160
+"""At most so many frames, evenly spaced from the first, in rows of four, each at most so wide."""
 INPUT_FAULTS = ("[ffv1", "[matroska")
 """How the lines begin that ffmpeg writes about a damaged mezzanine (FFV1 in Matroska)."""
 POLL_S = 0.05
@@ -63,15 +66,19 @@ class FfmpegEncoder:
         if right_px or bottom_px:  # yuv420p has even sides; the last row and column are repeated
             frames = frames.filter("pad", plan.width_px + right_px, plan.height_px + bottom_px, 0, 0)
             frames = frames.filter("fillborders", right=right_px, bottom=bottom_px, mode="smear")
-        both = frames.filter_multi_output("split")
-        video = both[0].filter(
+        each = frames.filter_multi_output("split", 3)
+        video = each[0].filter(
             "scale", out_color_matrix="bt709", out_range="tv", flags="bicubic+accurate_rnd+full_chroma_int"
         )
         video = video.filter("format", "yuv420p").filter(
             "setparams", range="tv", color_primaries="bt709", color_trc="bt709", colorspace="bt709"
         )
-        picture = both[1].filter("select", f"eq(n,{plan.num_frames // 2})")
+        picture = each[1].filter("select", f"eq(n,{plan.num_frames // 2})")
         picture = picture.filter("scale", f"min({THUMBNAIL_MAX_PX},iw)", -1).filter("format", "bgra")
+        every = math.ceil(plan.num_frames / SPRITES)
+        num_rows = math.ceil(math.ceil(plan.num_frames / every) / SPRITE_COLUMNS)
+        sprites = each[2].filter("select", f"not(mod(n,{every}))").filter("scale", f"min({SPRITE_MAX_PX},iw)", -2)
+        sprites = sprites.filter("tile", f"{SPRITE_COLUMNS}x{num_rows}")
         outputs = ffmpeg.merge_outputs(
             video.output(
                 str(plan.video),
@@ -88,6 +95,11 @@ class FfmpegEncoder:
             picture.output(
                 str(plan.thumbnail),
                 **{"format": "webp", "c:v": "libwebp", "quality": 85, "frames:v": 1},
+                map_metadata=-1,
+            ),
+            sprites.output(
+                str(plan.spritesheet),
+                **{"format": "mjpeg", "c:v": "mjpeg", "q:v": 4, "pix_fmt": "yuvj420p", "frames:v": 1},
                 map_metadata=-1,
             ),
         ).global_args("-v", "error", "-xerror", "-nostdin", "-nostats", "-progress", str(progress), "-y")
