@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 import time
 from typing import Any
@@ -550,4 +551,14 @@ def test_the_document_names_every_route_and_its_errors(inside: Any) -> None:
     assert "404" in document["paths"]["/v1/videos/{video_id}"]["get"]["responses"]
     assert "ValidationError" not in json.dumps(document)
     assert [one["name"] for one in create_["parameters"]] == ["Idempotency-Key"]
-    assert inside.request("GET", "/docs", tenant=None).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_the_reference_is_readable_without_the_internet(inside: Any, path: str) -> None:
+    page = inside.request("GET", path, tenant=None)
+    assert page.status_code == 200
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert any(one.endswith(".js") for one in assets)
+    for one in assets:
+        assert one.startswith("/"), f"it asks another server for {one}"
+        assert inside.request("GET", one, tenant=None).status_code == 200

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -81,7 +82,7 @@ def make_app(
     public_url: str | None = None,
 ) -> FastAPI:
     """Build the application."""
-    app = FastAPI(
+    app = FastAPIOffline(  # /docs and /redoc without a CDN: a cluster may have no way out
         title="Vitascope",
         version="1",
         description="Prompt in, signed video out. The format of OpenAI's /v1/videos, with events and cancel.",
