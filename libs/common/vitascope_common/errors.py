@@ -4,7 +4,9 @@
     ├── InvalidRequestError             invalid_request         invalid
     │   ├── InvalidModelError           invalid_model
     │   ├── UnsupportedError            unsupported
-    │   └── ModerationBlockedError      moderation_blocked
+    │   ├── ModerationBlockedError      moderation_blocked
+    │   ├── UrlRefusedError             url_refused
+    │   └── UrlFailedError              url_failed
     ├── ConfigurationError              configuration           invalid
     ├── UnauthenticatedError            invalid_api_key         denied
     ├── PermissionDeniedError           permission_denied       denied
@@ -101,6 +103,20 @@ class ModerationBlockedError(InvalidRequestError):
 
     code = "moderation_blocked"
     default_message = "The request was blocked by the safety check."
+
+
+class UrlRefusedError(InvalidRequestError):
+    """A URL leads where nothing of ours may go: a scheme, a host or an address that is not allowed."""
+
+    code = "url_refused"
+    default_message = "This URL is not allowed."
+
+
+class UrlFailedError(InvalidRequestError):
+    """A URL that somebody gave us could not be used: nobody there, too slow, or too much."""
+
+    code = "url_failed"
+    default_message = "This URL cannot be read."
 
 
 class ConfigurationError(VitascopeError):
