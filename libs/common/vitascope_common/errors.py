@@ -5,6 +5,7 @@
     │   ├── InvalidModelError           invalid_model
     │   ├── UnsupportedError            unsupported
     │   ├── ModerationBlockedError      moderation_blocked
+    │   ├── InvalidMediaError           invalid_media
     │   ├── UrlRefusedError             url_refused
     │   └── UrlFailedError              url_failed
     ├── ConfigurationError              configuration           invalid
@@ -103,6 +104,13 @@ class ModerationBlockedError(InvalidRequestError):
 
     code = "moderation_blocked"
     default_message = "The request was blocked by the safety check."
+
+
+class InvalidMediaError(InvalidRequestError):
+    """A clip is of no kind that is read here, damaged, or over a limit."""
+
+    code = "invalid_media"
+    default_message = "This clip cannot be used."
 
 
 class UrlRefusedError(InvalidRequestError):
