@@ -265,8 +265,20 @@ def test_what_takes_too_long_is_ended(folder: Path, mp4: Path):
     large = {"width_px": 1920, "height_px": 1080, "fps": 16, "num_frames": 900}
     with pytest.raises(InvalidMediaError, match="more than 1 s to decode"):
         read_clip(path, folder / "long.mkv", replace(LIMITS, cpu_s=1), **large)
-    with pytest.raises(DeadlineError, match="could not be read within"):
+    with pytest.raises(DeadlineError, match="could not be read in time"):
         probe(mp4, replace(LIMITS, wall_s=0.001))
+
+
+def test_whoever_waits_can_stop_waiting(folder: Path):
+    class Enough(Exception):
+        pass
+
+    def stop() -> None:
+        raise Enough
+
+    path = made(folder / "many.mp4", *SIZED[:4], "-frames:v", "900", *H264)
+    with pytest.raises(Enough):
+        probe(path, LIMITS, check=stop)
 
 
 # What the child cannot do

@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +27,7 @@ ALLOWED = "MP4, MOV, WebM or Matroska with H.264, HEVC, VP8, VP9, AV1 or FFV1"
 CLIP_MEDIA_TYPE = "video/x-matroska"
 """Of what `read_clip` writes: FFV1, every frame a key frame, as the gpu-worker writes and reads it."""
 
+POLL_S = 0.05
 _KILLED_BY_LIMIT = (signal.SIGXCPU, signal.SIGKILL)
 
 
@@ -69,10 +71,13 @@ class Clip:
     num_frames: int
 
 
-def probe(source: Path | bytes, limits: MediaLimits, *, is_whole: bool = True) -> MediaInfo:
+def probe(
+    source: Path | bytes, limits: MediaLimits, *, is_whole: bool = True, check: Callable[[], None] = lambda: None
+) -> MediaInfo:
     """Decode a clip and return what it holds. Takes 0.1 s and what the decoding takes.
 
-    Not `is_whole`: only the first and the last frame are decoded, and every packet counts as a frame.
+    Not `is_whole`: only the first and the last frame are decoded, and every packet counts as a frame. `check` is called
+    while the child is waited for; it may raise to end the waiting, and the child.
 
     Raises:
         InvalidMediaError: no clip of an allowed kind, damaged, or over a limit.
@@ -80,7 +85,7 @@ def probe(source: Path | bytes, limits: MediaLimits, *, is_whole: bool = True) -
     """
     with _opened(source) as file:
         num_bytes = _size(file, limits)
-        found = _decode(file, None, limits, {"is_whole": is_whole})
+        found = _decode(file, None, limits, {"is_whole": is_whole}, check)
     return _info(found, num_bytes)
 
 
@@ -108,7 +113,7 @@ def read_clip(
     try:
         with _opened(source) as file, target.open("wb") as written:
             num_bytes = _size(file, limits)
-            found = _decode(file, written, limits, {"is_whole": True, "clip": clip})
+            found = _decode(file, written, limits, {"is_whole": True, "clip": clip}, lambda: None)
     except BaseException:
         target.unlink(missing_ok=True)
         raise
@@ -135,7 +140,9 @@ def _size(file: BinaryIO, limits: MediaLimits) -> int:
     return num_bytes
 
 
-def _decode(file: BinaryIO, target: BinaryIO | None, limits: MediaLimits, order: Mapping[str, Any]) -> dict[str, Any]:
+def _decode(
+    file: BinaryIO, target: BinaryIO | None, limits: MediaLimits, order: Mapping[str, Any], check: Callable[[], None]
+) -> dict[str, Any]:
     """Run the child and return what it says."""
     fds = () if target is None else (target.fileno(),)
     library = importlib.util.find_spec("av")
@@ -149,23 +156,34 @@ def _decode(file: BinaryIO, target: BinaryIO | None, limits: MediaLimits, order:
         "target_fd": fds[0] if fds else None,
     }
     command = [sys.executable, "-I", "-S", media_decoder.__file__, json.dumps(order)]
-    try:
-        done = subprocess.run(
-            command, stdin=file, capture_output=True, pass_fds=fds, env={}, timeout=limits.wall_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise DeadlineError(f"The clip could not be read within {limits.wall_s:.0f} s.") from None
-    if done.returncode < 0:
-        if -done.returncode in _KILLED_BY_LIMIT:
+    deadline_s = time.monotonic() + limits.wall_s
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=file, stdout=pipe, stderr=pipe, pass_fds=fds, env={}) as process:
+        try:
+            answer, errors = _wait(process, deadline_s, check)
+        finally:
+            process.kill()  # nothing, if it has ended
+    if process.returncode < 0:
+        if -process.returncode in _KILLED_BY_LIMIT:
             raise InvalidMediaError(f"The clip takes more than {limits.cpu_s} s to decode.")
         raise InvalidMediaError("The clip is damaged: it cannot be decoded.")  # a file that breaks the decoder itself
     try:
-        found: dict[str, Any] = json.loads(done.stdout)
+        found: dict[str, Any] = json.loads(answer)
     except ValueError:
-        raise InternalError(f"The decoder failed: {done.stderr.decode(errors='replace')[-300:]}") from None
+        raise InternalError(f"The decoder failed: {errors.decode(errors='replace')[-300:]}") from None
     if "fault" in found:
         raise InvalidMediaError(f"The clip {found['fault'].format(allowed=ALLOWED)}.")
     return found
+
+
+def _wait(process: "subprocess.Popen[bytes]", deadline_s: float, check: Callable[[], None]) -> tuple[bytes, bytes]:
+    while True:
+        try:
+            return process.communicate(timeout=POLL_S)
+        except subprocess.TimeoutExpired:
+            check()
+            if time.monotonic() >= deadline_s:
+                raise DeadlineError("The clip could not be read in time; the machine is too busy.") from None
 
 
 def _info(found: Mapping[str, Any], num_bytes: int) -> MediaInfo:

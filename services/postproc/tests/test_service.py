@@ -263,6 +263,25 @@ def test_a_mezzanine_that_is_not_what_was_ordered_fails_for_good(postproc, sched
     assert (scheduler.reports[0].error_code, scheduler.reports[0].is_retryable) == ("corrupt_mezzanine", False)
 
 
+def test_a_mezzanine_is_looked_at_before_an_encoder_sees_it(executor, scheduler, make_task, store, signer, scratch):
+    class Unused(FfmpegEncoder):
+        def encode(self, plan, on_frame):
+            raise AssertionError("the encoder was started")
+
+    def disguise(data: bytearray) -> None:
+        data[:] = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n"
+
+    redis = redis_clients.connect(f"redis://127.0.0.1:{free_port()}/0")
+    postproc = Postproc(executor, store, Unused(), MediaInspector(), signer, StageEvents(redis), scratch)
+    task = make_task(damage=disguise)
+    scheduler.offer(task)
+    postproc.run(task.task_id)
+    redis.close()
+    (report,) = scheduler.reports
+    assert (report.error_code, report.is_retryable) == ("corrupt_mezzanine", False)
+    assert "is no video" in report.error_message
+
+
 def test_a_task_that_makes_no_sense_fails_for_good(postproc, scheduler, make_task):
     task = make_task()
     params = GenerateParams("m", "", "", "", 64, 48, 16, 8, 1, 1.0, 1.0, "euler", 0, "2")

@@ -90,7 +90,15 @@ class Inspector(Protocol):
     """Looks into media files."""
 
     def inspect(self, path: Path) -> MediaFacts:
-        """Decode a file whole. Raises CorruptObjectError: it cannot be decoded."""
+        """Decode a file of our own whole. Raises CorruptObjectError: it cannot be decoded."""
+        ...
+
+    def look_at_source(self, plan: EncodePlan, check: Callable[[], None], *, is_whole: bool) -> MediaFacts:
+        """Decode the first and the last frame of a mezzanine, or with `is_whole` all, in a process that can do no harm.
+
+        What `check` raises ends the work.
+        Raises CorruptObjectError: it cannot be decoded, or is far from what was ordered; DeadlineError.
+        """
         ...
 
 
@@ -227,6 +235,7 @@ class Postproc:
                 params.num_frames,
                 params.fps,
             )
+            self._check_mezzanine(plan, watch)
             self._events.say(task, "encode")
             facts = self._encode(plan, watch)
             self._events.say(task, "sign")
@@ -246,16 +255,17 @@ class Postproc:
                 _check_picture(self._inspector.inspect(plan.thumbnail), "webp")
                 _check_picture(self._inspector.inspect(plan.spritesheet), "mjpeg")
             except VitascopeError:
-                self._blame_mezzanine(plan)
+                self._check_mezzanine(plan, watch, is_whole=True)
                 raise
         metrics.ENCODE_SECONDS.observe(time.monotonic() - began_s)
         watch.frames(plan.num_frames)
         return facts
 
-    def _blame_mezzanine(self, plan: EncodePlan) -> None:
-        """Raise CorruptMezzanineError when the input explains a failure. Its hash was right."""
+    def _check_mezzanine(self, plan: EncodePlan, watch: "_Watch", *, is_whole: bool = False) -> None:
+        """Raise CorruptMezzanineError unless the input is what was ordered. Its hash was right."""
         try:
-            found = self._inspector.inspect(plan.source)
+            with telemetry.span("postprocess.probe"):
+                found = self._inspector.look_at_source(plan, watch.check, is_whole=is_whole)
         except CorruptObjectError as error:
             raise CorruptMezzanineError(f"The generated video cannot be decoded: {error.message}") from error
         expected = (plan.width_px, plan.height_px, plan.num_frames)

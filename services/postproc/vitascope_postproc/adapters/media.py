@@ -1,11 +1,16 @@
 """What media files really hold, by decoding them (PyAV); it stands in for ffprobe."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import av
 
-from vitascope_common.errors import CorruptObjectError
-from vitascope_postproc.service import MediaFacts
+from vitascope_common.errors import CorruptObjectError, InvalidMediaError
+from vitascope_common.media_probe import MediaLimits, probe
+from vitascope_postproc.service import EncodePlan, MediaFacts
+
+GLANCE_S = 30
+WHOLE_S = 600
 
 
 class MediaInspector:
@@ -24,3 +29,20 @@ class MediaInspector:
                 return MediaFacts(stream.codec_context.name, width_px, height_px, num_frames, duration_s)
         except (av.FFmpegError, IndexError, OSError) as error:
             raise CorruptObjectError(f"{path.name} cannot be decoded: {error}") from error
+
+    def look_at_source(self, plan: EncodePlan, check: Callable[[], None], *, is_whole: bool) -> MediaFacts:
+        """Return the facts of a mezzanine; see `Inspector`."""
+        num_pixels, limit_s = plan.width_px * plan.height_px, WHOLE_S if is_whole else GLANCE_S
+        limits = MediaLimits(  # with room to say how far it is from what was ordered
+            max_bytes=2**20 + 5 * num_pixels * plan.num_frames,
+            max_pixels=4 * num_pixels,
+            max_duration_s=2 + 2 * plan.num_frames / plan.fps,
+            max_frames=16 + 2 * plan.num_frames,
+            cpu_s=limit_s,
+            wall_s=limit_s,
+        )
+        try:
+            found = probe(plan.source, limits, is_whole=is_whole, check=check)
+        except InvalidMediaError as error:
+            raise CorruptObjectError(error.message) from error
+        return MediaFacts(found.codec, found.width_px, found.height_px, found.num_frames, found.duration_s)
