@@ -13,6 +13,7 @@ reads `VITASCOPE_<SERVICE>_<FIELD>`. The service's name is its folder's: `gpu-wo
 """
 
 import difflib
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -214,6 +215,28 @@ class UsesMediaLinks(ServiceSettings):
         if not value.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
         return value.rstrip("/")
+
+
+class UsesUrls(ServiceSettings):
+    """For the services that call or fetch URLs which somebody else chose."""
+
+    url_allowed_networks: str = ""
+    """Networks such URLs may lead to although they are not public, `10.20.0.0/16,fd00:1::/64`; by plain http, too."""
+
+    @field_validator("url_allowed_networks")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for one in filter(None, map(str.strip, value.split(","))):
+            try:
+                ipaddress.ip_network(one)
+            except ValueError as error:
+                raise ValueError(f"{error}; it must be networks, separated by commas") from None
+        return value
+
+    @property
+    def allowed_networks(self) -> list[str]:
+        """The networks, one by one."""
+        return [one for one in map(str.strip, self.url_allowed_networks.split(",")) if one]
 
 
 def _shared_fields() -> frozenset[str]:

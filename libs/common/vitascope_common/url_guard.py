@@ -80,6 +80,12 @@ class UrlPolicy:
     max_redirects: int = 3
     connect_timeout_s: float = 5.0
 
+    @classmethod
+    def allowing(cls, networks: Sequence[str]) -> "UrlPolicy":
+        """Return the policy of an operator who allows these networks as well; they may be reached by plain http."""
+        allowed = tuple(ipaddress.ip_network(one) for one in networks)
+        return cls(("https", "http") if allowed else ("https",), allowed)
+
 
 @dataclass(frozen=True)
 class GuardedResponse:

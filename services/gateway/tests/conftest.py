@@ -21,6 +21,7 @@ from vitascope_common.database import Database, migrate
 from vitascope_common.objectstore import ObjectStore, open_store
 from vitascope_common.registry import ModelCard, Registry
 from vitascope_common.testing import free_port, wait_for_redis
+from vitascope_common.url_guard import UrlGuard, UrlPolicy
 from vitascope_gateway.adapters.models import RegistryCatalogue
 from vitascope_gateway.adapters.services import PromptClient, SchedulerClient
 from vitascope_gateway.adapters.sql import SqlStore
@@ -173,7 +174,13 @@ def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Insi
                 links=MediaLinks("http://delivery.test", SecretStr(SIGNING_KEY), 3600),
             )
             creation = Creation(
-                gateway, store=store, prompts=prompts, scheduler=scheduler, catalogue=catalogue, objects=objects
+                gateway,
+                store=store,
+                prompts=prompts,
+                scheduler=scheduler,
+                catalogue=catalogue,
+                objects=objects,
+                guard=UrlGuard(UrlPolicy.allowing(["127.0.0.1/32"])),
             )
             hub = FeedHub(None)  # type: ignore[arg-type]  # nobody follows
             app = make_app(gateway, creation, store, hub, NoEvents(), PositionPoller(scheduler))

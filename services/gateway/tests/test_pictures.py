@@ -110,9 +110,6 @@ def test_pixels_are_counted_before_they_are_decoded(form: str, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("http://example.com/a.png", "not supported yet: send the picture as a file or a data URL"),
-        ("HTTPS://example.com/a.png", "not supported yet"),
-        ({"image_url": "https://example.com/a.png"}, "not supported yet"),
         ({"file_id": "file_1"}, "image_url"),
         ({"image_url": "data:image/png;base64,AAAA", "file_id": "file_1"}, "image_url"),
         ({"image_url": 7}, "image_url"),

@@ -14,6 +14,7 @@ from vitascope_common import redis_clients, rpc, serving, telemetry
 from vitascope_common.database import Database
 from vitascope_common.objectstore import open_store
 from vitascope_common.registry import Registry
+from vitascope_common.url_guard import UrlGuard, UrlPolicy
 from vitascope_gateway import idempotency
 from vitascope_gateway.adapters.events import RedisEvents
 from vitascope_gateway.adapters.models import RegistryCatalogue
@@ -77,6 +78,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         scheduler=scheduler_client,
         catalogue=catalogue,
         objects=open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key),
+        guard=UrlGuard(UrlPolicy.allowing(settings.allowed_networks)),
         default_model=settings.default_model,
         aliases=settings.model_aliases,
     )

@@ -22,6 +22,7 @@ from vitascope_common.errors import (
 from vitascope_common.jobs import GENERATE, TERMINAL_JOB, JobState, Reference, params_to_dict
 from vitascope_common.objectstore import ObjectStore
 from vitascope_common.references import ReferenceRole
+from vitascope_common.url_guard import UrlGuard
 from vitascope_gateway import metrics
 from vitascope_gateway.admission import NewJob, UnknownOutcomeError
 from vitascope_gateway.idempotency import AlreadyMadeError, Mark, Repeatable, repeatable
@@ -95,6 +96,7 @@ class Creation:
         scheduler: Scheduler,
         catalogue: Catalogue,
         objects: ObjectStore,
+        guard: UrlGuard,
         default_model: str | None = None,
         aliases: Mapping[str, str] | None = None,
     ) -> None:
@@ -103,7 +105,7 @@ class Creation:
         self._prompts = prompts
         self._scheduler = scheduler
         self._catalogue = catalogue
-        self._references = JobReferences(objects)
+        self._references = JobReferences(objects, guard)
         self._default_model = default_model
         self._aliases = aliases or {}
         self._hints: set[asyncio.Task[None]] = set()
@@ -116,6 +118,7 @@ class Creation:
             NotFoundError: the video that this request has made is deleted.
             PermissionDeniedError: the plan does not include this service class.
             ModerationBlockedError: the safety check refused the prompt.
+            UrlRefusedError, UrlFailedError: a picture lies where nothing is fetched from, or cannot be fetched.
             UnavailableError: the prompt service, the database or, for pictures, the object store is away, too many
                 pictures wait, or the model's card is broken; nothing was promised.
             UnknownOutcomeError: the database went away while it committed; the job may be promised.
@@ -265,7 +268,7 @@ class Creation:
         verdict = await self._judge(draft.caller.tenant_id, request)
         job_id = ids.new_job_id()
         try:
-            references = await self._references.keep(job_id, request)
+            references = await self._references.keep(job_id, draft.caller.tenant_id, request)
             for one in draft.stored:
                 strength = request.strength if one.role == ReferenceRole.CHANGE else 0.0
                 references.append(replace(await self._references.keep_again(job_id, one), strength=strength))

@@ -22,8 +22,12 @@ _PICTURES = {
     "last_frame": "A picture of what the video ends with, besides input_reference. For models with the capability "
     "keyframes.",
 }
-_DATA_URL = {"type": "string", "description": "A data URL: data:image/png;base64,…"}
-_IMAGE_URL = {"type": "object", "required": ["image_url"], "properties": {"image_url": _DATA_URL}}
+_URL = {
+    "type": "string",
+    "description": "A data URL (data:image/png;base64,…), or an https URL in the public Internet: the picture is "
+    "fetched once, within 10 s and 3 redirects, before the video is promised.",
+}
+_IMAGE_URL = {"type": "object", "required": ["image_url"], "properties": {"image_url": _URL}}
 _FILE = {"type": "string", "format": "binary"}
 
 _FIELDS: dict[str, Any] = {
@@ -109,8 +113,8 @@ def _pictures(*forms: dict[str, Any]) -> dict[str, Any]:
 
 
 CREATE_BODY = _body(
-    _pictures(_DATA_URL, _IMAGE_URL),
-    _pictures(_FILE, _DATA_URL, _IMAGE_URL),
+    _pictures(_URL, _IMAGE_URL),
+    _pictures(_FILE, _URL, _IMAGE_URL),
     example={"prompt": "a blue ring orbiting on white", "seconds": "3", "seed": 7},
 )
 REMIX_BODY = _body({"strength": _STRENGTH}, {}, example={"prompt": "a green ring orbiting on white"})

@@ -19,6 +19,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 NAMES = "PNG, JPEG or WebP"
 
 _DATA_URL = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
+_ELSEWHERE = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
 _PAGE = (255, 255, 255, 255)
 """What lies behind a transparent picture: what most of them were drawn for."""
 
@@ -38,31 +39,33 @@ _TURNS: Mapping[int, tuple[Image.Transpose, bool]] = {
 Image.MAX_IMAGE_PIXELS = None  # pixels are counted here, and more strictly
 
 
-def read(name: str, value: Any) -> bytes:
-    """Return the bytes of a picture: a file of a form, a data URL, or `{"image_url": data URL}`. Decodes no pixels.
+def read(name: str, value: Any) -> bytes | str:
+    """Return the bytes of a picture, or the URL where it lies: a file of a form, a URL, or `{"image_url": URL}`.
+
+    Decodes no pixels and fetches nothing.
 
     Raises:
         InvalidRequestError: it is none of these, or has more than 10 MiB; `name` is the field.
     """
     if isinstance(value, Mapping):
         if set(value) != {"image_url"}:
-            raise _invalid(name, "must be a file, a data URL, or an object with nothing but image_url")
+            raise _invalid(name, "must be a file, an https URL, a data URL, or an object with nothing but image_url")
         value = value["image_url"]
     if isinstance(value, str):
+        if _ELSEWHERE.match(value):
+            return value
         value = _from_data_url(name, value)
     if not isinstance(value, bytes):
-        raise _invalid(name, "must be a file, a data URL, or an object with image_url")
+        raise _invalid(name, "must be a file, an https URL, a data URL, or an object with image_url")
     if len(value) > MAX_PICTURE_BYTES:
         raise _too_large(name)
     return value
 
 
 def _from_data_url(name: str, text: str) -> bytes:
-    if text[:8].lower().startswith(("http://", "https://")):
-        raise _invalid(name, "is a URL, which is not supported yet: send the picture as a file or a data URL")
     begin = _DATA_URL.match(text)
     if begin is None:
-        raise _invalid(name, "must be a file or a data URL such as data:image/png;base64,iVBORw0…")
+        raise _invalid(name, "must be a file, an https URL, or a data URL such as data:image/png;base64,iVBORw0…")
     if (len(text) - begin.end()) * 3 // 4 > MAX_PICTURE_BYTES + 3:
         raise _too_large(name)
     try:

@@ -12,7 +12,9 @@ from vitascope_common.errors import CorruptObjectError, ObjectNotFoundError, Ref
 from vitascope_common.jobs import Artifact, Reference
 from vitascope_common.objectstore import ObjectStore
 from vitascope_common.references import reference_key
+from vitascope_common.url_guard import UrlGuard
 from vitascope_gateway import pictures
+from vitascope_gateway.fetching import PictureFetcher
 from vitascope_gateway.request import PICTURES, VideoRequest
 from vitascope_gateway.threads import BoundedThreads
 
@@ -26,21 +28,24 @@ _log = structlog.stdlib.get_logger("vitascope.gateway")
 class JobReferences:
     """The references of jobs. Every method raises UnavailableError when the object store is away, but for `forget`."""
 
-    def __init__(self, objects: ObjectStore) -> None:
+    def __init__(self, objects: ObjectStore, guard: UrlGuard) -> None:
         self._objects = objects
+        self._fetcher = PictureFetcher(guard)
         self._decoders = BoundedThreads("pictures", MAX_DECODING, MAX_WAITING)
 
-    async def keep(self, job_id: str, request: VideoRequest) -> list[Reference]:
-        """Store the pictures of a request, as its job needs them.
+    async def keep(self, job_id: str, tenant_id: str, request: VideoRequest) -> list[Reference]:
+        """Store the pictures of a request, as its job needs them; those that lie elsewhere are fetched.
 
         Raises:
-            InvalidRequestError: one is no picture that we read; UnavailableError: too many wait to be decoded.
+            InvalidRequestError: one is no picture that we read, or cannot be fetched.
+            UnavailableError: too many wait to be fetched or decoded.
         """
         if not request.pictures:
             return []
+        sent = await self._fetcher.all(tenant_id, request.pictures)
 
         def fit() -> dict[str, bytes]:
-            return {name: pictures.fit(name, data, *request.size_px) for name, data in request.pictures.items()}
+            return {name: pictures.fit(name, data, *request.size_px) for name, data in sent.items()}
 
         fitted = await self._decoders.run(fit)
         references = []

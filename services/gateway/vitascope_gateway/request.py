@@ -131,8 +131,8 @@ class VideoRequest:
     solver: str
     temporal_attention: str
     labels: Mapping[str, str]
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
-    """As they were sent, by field; nobody has decoded them yet."""
+    pictures: Mapping[str, bytes | str] = field(default_factory=dict)
+    """As they were sent, by field: bytes, or the URL where they lie. Nobody has fetched or decoded them yet."""
     deadline_s: float | None = None
     priority: int = 0
     service_class: str | None = None  # None: the tenant's first
@@ -328,8 +328,8 @@ def _negative_prompt(value: Any, card: ModelCard) -> str:
     return text
 
 
-def _pictures(given: Mapping[str, Any], card: ModelCard, stored_roles: Collection[str]) -> dict[str, bytes]:
-    found = {}
+def _pictures(given: Mapping[str, Any], card: ModelCard, stored_roles: Collection[str]) -> dict[str, bytes | str]:
+    found: dict[str, bytes | str] = {}
     for name, role in PICTURES.items():
         if name not in given:
             continue

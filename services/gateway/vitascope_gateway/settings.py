@@ -12,10 +12,13 @@ from vitascope_common.settings import (
     UsesPrompt,
     UsesRedis,
     UsesScheduler,
+    UsesUrls,
 )
 
 
-class GatewaySettings(UsesDatabase, UsesRedis, UsesObjectStore, UsesModels, UsesPrompt, UsesScheduler, UsesMediaLinks):
+class GatewaySettings(
+    UsesDatabase, UsesRedis, UsesObjectStore, UsesModels, UsesPrompt, UsesScheduler, UsesMediaLinks, UsesUrls
+):
     """The gateway's settings; its own fields read `VITASCOPE_GATEWAY_…`."""
 
     service = "gateway"
