@@ -18,11 +18,12 @@ from typing import Any
 import av
 import imageio_ffmpeg
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from vitascope_common import media_decoder
-from vitascope_common.errors import DeadlineError, InvalidMediaError
+from vitascope_common.errors import DeadlineError, InvalidMediaError, UnavailableError
 from vitascope_common.media_probe import MediaLimits, probe, read_clip
 
 LIMITS = MediaLimits(max_bytes=20_000_000, max_pixels=1_000_000, max_duration_s=60, max_frames=1000, wall_s=100)
@@ -279,6 +280,26 @@ def test_whoever_waits_can_stop_waiting(folder: Path):
     path = made(folder / "many.mp4", *SIZED[:4], "-frames:v", "900", *H264)
     with pytest.raises(Enough):
         probe(path, LIMITS, check=stop)
+
+
+def test_a_child_that_somebody_kills_says_nothing_about_the_clip(folder: Path):
+    def kill() -> None:
+        for child in psutil.Process().children():
+            child.kill()
+
+    path = made(folder / "many.mp4", *SIZED[:4], "-frames:v", "900", *H264)
+    with pytest.raises(UnavailableError, match="interrupted"):
+        probe(path, LIMITS, check=kill)
+
+
+def test_a_cover_picture_is_not_taken_for_the_clip(folder: Path, mp4: Path):
+    (folder / "cover.png").write_bytes(picture())
+    inputs = ["-i", str(folder / "cover.png"), "-i", str(mp4)]
+    path = made(
+        folder / "cover.mp4", *inputs, "-map", "0", "-map", "1", "-c", "copy", "-disposition:v:0", "attached_pic"
+    )
+    found = probe(path, LIMITS)
+    assert (found.codec, found.num_frames) == ("h264", 24)
 
 
 # What the child cannot do

@@ -79,10 +79,19 @@ def lock(order: Mapping[str, Any]) -> None:
     for what, limit in (
         (resource.RLIMIT_NOFILE, last_fd + 1),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, order["cpu_s"]),
         (resource.RLIMIT_AS, order["memory_bytes"]),
     ):
+        limit = at_most(what, limit)
         resource.setrlimit(what, (limit, limit))
+    # The softer one comes with a signal of its own, so that nothing else is taken for it.
+    hard_s = at_most(resource.RLIMIT_CPU, order["cpu_s"] + 5)
+    resource.setrlimit(resource.RLIMIT_CPU, (min(order["cpu_s"], hard_s), hard_s))
+
+
+def at_most(what: int, limit: int) -> int:
+    """Return a limit that may be set: one that holds already can only be lowered."""
+    hard = resource.getrlimit(what)[1]
+    return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
 
 
 def examine(av: Any, order: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,9 +115,9 @@ def examine(av: Any, order: Mapping[str, Any]) -> dict[str, Any]:
         metadata_errors="replace",
         io_open=refuse,
     ) as container:
-        if not container.streams.video:
+        stream = container.streams.best("video")  # no cover picture, if there is anything else
+        if stream is None:
             raise Fault("has no picture; it must be {allowed}")
-        stream = container.streams.video[0]
         context = stream.codec_context
         codec = DECODERS.get(context.name if context is not None else "")
         if codec is None:

@@ -20,15 +20,24 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import structlog
+
 from vitascope_common import media_decoder
-from vitascope_common.errors import ConfigurationError, DeadlineError, InternalError, InvalidMediaError
+from vitascope_common.errors import (
+    ConfigurationError,
+    DeadlineError,
+    InternalError,
+    InvalidMediaError,
+    UnavailableError,
+)
 
 ALLOWED = "MP4, MOV, WebM or Matroska with H.264, HEVC, VP8, VP9, AV1 or FFV1"
 CLIP_MEDIA_TYPE = "video/x-matroska"
 """Of what `read_clip` writes: FFV1, every frame a key frame, as the gpu-worker writes and reads it."""
 
 POLL_S = 0.05
-_KILLED_BY_LIMIT = (signal.SIGXCPU, signal.SIGKILL)
+
+_log = structlog.stdlib.get_logger("vitascope.media")
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ def probe(
 
     Raises:
         InvalidMediaError: no clip of an allowed kind, damaged, or over a limit.
-        DeadlineError: the machine is too busy; nothing is known about the clip.
+        DeadlineError, UnavailableError: the machine is too busy; nothing is known about the clip.
     """
     with _opened(source) as file:
         num_bytes = _size(file, limits)
@@ -107,7 +116,7 @@ def read_clip(
 
     Raises:
         InvalidMediaError: as for `probe`; no file is left then.
-        DeadlineError: the machine is too busy.
+        DeadlineError, UnavailableError: the machine is too busy.
     """
     clip = {"width_px": width_px, "height_px": height_px, "fps": fps, "num_frames": num_frames, "is_end": is_end}
     try:
@@ -163,14 +172,17 @@ def _decode(
             answer, errors = _wait(process, deadline_s, check)
         finally:
             process.kill()  # nothing, if it has ended
-    if process.returncode < 0:
-        if -process.returncode in _KILLED_BY_LIMIT:
-            raise InvalidMediaError(f"The clip takes more than {limits.cpu_s} s to decode.")
-        raise InvalidMediaError("The clip is damaged: it cannot be decoded.")  # a file that breaks the decoder itself
+    if process.returncode == -signal.SIGXCPU:
+        raise InvalidMediaError(f"The clip takes more than {limits.cpu_s} s to decode.")
+    if -process.returncode in (signal.SIGKILL, signal.SIGTERM):  # by an operator, or for want of memory
+        raise UnavailableError("The reading of the clip was interrupted; try again.")
+    if process.returncode < 0:  # a file that breaks the decoder itself
+        raise InvalidMediaError("The clip is damaged: it cannot be decoded.")
     try:
         found: dict[str, Any] = json.loads(answer)
     except ValueError:
-        raise InternalError(f"The decoder failed: {errors.decode(errors='replace')[-300:]}") from None
+        _log.error("media.decoder_failed", error=errors.decode(errors="replace")[-1000:])
+        raise InternalError("The clip could not be read.") from None
     if "fault" in found:
         raise InvalidMediaError(f"The clip {found['fault'].format(allowed=ALLOWED)}.")
     return found

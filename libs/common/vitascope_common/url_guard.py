@@ -26,8 +26,8 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 MAX_URL_CHARS = 2048
 MAX_HOST_CHARS = 253
 MAX_ADDRESSES_TRIED = 3
-NUM_RESOLVING = 8
-"""Lookups at once; they cannot be called off, so that they get threads of their own."""
+NUM_RESOLVING = 32
+"""Lookups at once; they cannot be called off and may be slow on purpose, so that they get threads of their own."""
 
 FORBIDDEN_NETWORKS: Sequence[Network] = tuple(
     ipaddress.ip_network(one)
@@ -151,7 +151,7 @@ class UrlGuard:
     def _redirected(self, url: httpx.URL, location: str) -> httpx.URL:
         try:
             onward = self._parsed(str(url.join(location)))
-        except httpx.InvalidURL:
+        except (httpx.InvalidURL, ValueError):
             raise UrlFailedError("The URL redirects to what is no URL.") from None
         except UrlRefusedError as error:
             raise UrlRefusedError(f"The URL redirects to another. {error.message}") from None
@@ -233,7 +233,7 @@ class UrlGuard:
         try:
             url = httpx.URL(text)
             host = url.raw_host.decode("ascii")
-        except (httpx.InvalidURL, UnicodeError):
+        except (httpx.InvalidURL, ValueError):
             raise UrlRefusedError(f"The URL cannot be read; it must begin with {schemes} and a host.") from None
         if url.scheme not in self._policy.allowed_schemes:
             raise UrlRefusedError(f"The URL must begin with {schemes}.")

@@ -97,7 +97,8 @@ class Inspector(Protocol):
         """Decode the first and the last frame of a mezzanine, or with `is_whole` all, in a process that can do no harm.
 
         What `check` raises ends the work.
-        Raises CorruptObjectError: it cannot be decoded, or is far from what was ordered; DeadlineError.
+        Raises CorruptObjectError: it cannot be decoded, or is far from what was ordered; DeadlineError and
+        UnavailableError: the machine is too busy.
         """
         ...
 
