@@ -265,6 +265,7 @@ class Creation:
         if draft.retried is not None:
             request = replace(request, num_frames_before=draft.retried.params.get("num_frames_before", 0))
             _check_unchanged(request, draft.retried.params)
+        self._references.check(request)
         verdict = await self._judge(draft.caller.tenant_id, request)
         job_id = ids.new_job_id()
         try:

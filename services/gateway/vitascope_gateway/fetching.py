@@ -22,6 +22,15 @@ class PictureFetcher:
         self._guard = guard
         self._num_fetching: Counter[str] = Counter()
 
+    def check(self, sent: Mapping[str, bytes | str]) -> None:
+        """Judge URLs as far as that goes without the network. Raises: UrlRefusedError: it names the field."""
+        for name, value in sent.items():
+            if isinstance(value, str):
+                try:
+                    self._guard.check(value)
+                except UrlRefusedError as error:
+                    raise _named(error, name) from error
+
     async def all(self, tenant_id: str, sent: Mapping[str, bytes | str]) -> dict[str, bytes]:
         """Return pictures by field: those that are here as they are, the others from their URLs.
 
@@ -59,9 +68,13 @@ class PictureFetcher:
                 follow_redirects=True,
             )
         except (UrlRefusedError, UrlFailedError) as error:
-            raise type(error)(f"{name} cannot be fetched. {error.message}", param=name) from error
+            raise _named(error, name) from error
         if answer.status != 200:
-            raise UrlFailedError(f"{name} cannot be fetched. The URL answers with status {answer.status}.", param=name)
+            raise _named(UrlFailedError(f"The URL answers with status {answer.status}."), name)
         if answer.headers.get("content-encoding", "identity") != "identity":
-            raise UrlFailedError(f"{name} cannot be fetched. The URL answers in a compressed form.", param=name)
+            raise _named(UrlFailedError("The URL answers in a compressed form."), name)
         return answer.content
+
+
+def _named(error: UrlRefusedError | UrlFailedError, name: str) -> UrlRefusedError | UrlFailedError:
+    return type(error)(f"{name} cannot be fetched. {error.message}", param=name)

@@ -33,6 +33,10 @@ class JobReferences:
         self._fetcher = PictureFetcher(guard)
         self._decoders = BoundedThreads("pictures", MAX_DECODING, MAX_WAITING)
 
+    def check(self, request: VideoRequest) -> None:
+        """Refuse pictures that nothing will be fetched for, whatever is there. Raises: UrlRefusedError."""
+        self._fetcher.check(request.pictures)
+
     async def keep(self, job_id: str, tenant_id: str, request: VideoRequest) -> list[Reference]:
         """Store the pictures of a request, as its job needs them; those that lie elsewhere are fetched.
 
