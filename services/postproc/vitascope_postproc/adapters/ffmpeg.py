@@ -60,7 +60,8 @@ class FfmpegEncoder:
 
     def _command(self, plan: EncodePlan, progress: Path) -> list[str]:
         # Matroska rounds times to milliseconds: frames are numbered anew, so that the rate is constant and exact.
-        frames = ffmpeg.input(str(plan.source))["v:0"]
+        only = {"f": "matroska", "protocol_whitelist": "file", "codec_whitelist": "ffv1"}
+        frames = ffmpeg.input(str(plan.source), **only)["v:0"]
         frames = frames.filter("settb", f"1/{plan.fps}").filter("setpts", "N")
         right_px, bottom_px = plan.width_px % 2, plan.height_px % 2
         if right_px or bottom_px:  # yuv420p has even sides; the last row and column are repeated
