@@ -15,7 +15,7 @@ FIND_PYTHON = for one in $(BOOTSTRAP_PYTHON) python3.11 python3 python3.12 pytho
 
 PACKAGES := libs/common/vitascope_common libs/models/vitascope_models services/gateway/vitascope_gateway \
   services/prompt/vitascope_prompt services/scheduler/vitascope_scheduler services/gpu-worker/vitascope_gpu_worker \
-  services/postproc/vitascope_postproc services/delivery/vitascope_delivery cli/vitascope_cli sdk/python/vitascope \
+  services/postproc/vitascope_postproc services/delivery/vitascope_delivery cli/vitascope_cli sdk/python/vitascope_client \
   trainer/vitascope_trainer
 UNIT := libs services sdk/python cli trainer
 

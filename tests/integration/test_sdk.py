@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vitascope import InvalidRequestError, ModerationBlockedError, NotFoundError, Vitascope
+from vitascope_client import InvalidRequestError, ModerationBlockedError, NotFoundError, Vitascope
 from vitascope_common import redis_clients
 from vitascope_common.database import Database, migrate
 from vitascope_common.events import Event, EventType, append
@@ -68,7 +68,7 @@ def test_events_survive_a_gateway_that_is_killed_and_comes_back(tmp_path: Path) 
             def go_on(step: int) -> None:
                 appended.append(append(redis, Event(video.id, EventType.PROGRESS, {"step": step}, task="t", attempt=1)))
 
-            events = client.videos.events(video.id)
+            events = client.videos.stream(video.id)
             seen = [next(events)]
             go_on(1)
             seen.append(next(events))

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-import vitascope
-from vitascope import (
+import vitascope_client
+from vitascope_client import (
     APIConnectionError,
     APIError,
     APITimeoutError,
@@ -101,18 +101,17 @@ def stream(*events: tuple[str, str, dict[str, Any]], cut: bool = False) -> httpx
 
 
 def test_the_public_names_are_one_list() -> None:
-    public = {
-        name for name, value in vars(vitascope).items() if not name.startswith("_") and not inspect.ismodule(value)
-    }
-    assert public == set(vitascope.__all__)
-    assert list(vitascope.__all__) == sorted(vitascope.__all__)
+    public = {name for name in vars(vitascope_client) if not name.startswith("_")}
+    public -= {name for name, value in vars(vitascope_client).items() if inspect.ismodule(value)}
+    assert public == set(vitascope_client.__all__)
+    assert list(vitascope_client.__all__) == sorted(vitascope_client.__all__)
 
 
 def test_the_tree_at_the_top_of_the_errors_is_true() -> None:
     drawn = re.findall(r"(\w+Error)\b", (_errors.__doc__ or "").partition("A wrong argument")[0])
     classes = {name for name, value in vars(_errors).items() if inspect.isclass(value)}
     assert set(drawn) == classes
-    assert classes <= set(vitascope.__all__)
+    assert classes <= set(vitascope_client.__all__)
 
 
 def test_the_sample_of_the_readme_runs(
@@ -133,7 +132,7 @@ def test_the_sample_of_the_readme_runs(
         httpx.Response(200, content=b"film"),
         httpx.Response(200, content=b"picture"),
     )
-    monkeypatch.setattr(vitascope, "Vitascope", partial(Vitascope, transport=httpx.MockTransport(server)))
+    monkeypatch.setattr(vitascope_client, "Vitascope", partial(Vitascope, transport=httpx.MockTransport(server)))
     monkeypatch.chdir(tmp_path)
     exec(sample.replace("vs_…", "vs_key"), {})
     assert capsys.readouterr().out.splitlines() == ["loading 0/24", "denoising 6/24, 3 s left"]
@@ -264,7 +263,7 @@ def test_operators_see_pools_and_drain_them() -> None:
         {"pool": "default", "worker_id": "worker-1", "is_draining": False},
     ]
     api, _ = client(failure(403, "permission_denied"))
-    with pytest.raises(vitascope.PermissionDeniedError):
+    with pytest.raises(vitascope_client.PermissionDeniedError):
         api.admin.queue()
 
 
@@ -304,7 +303,9 @@ def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPat
         (503, "unavailable", ServerError),
     ],
 )
-def test_an_error_carries_what_the_server_said(status: int, code: str, kind: type[vitascope.APIStatusError]) -> None:
+def test_an_error_carries_what_the_server_said(
+    status: int, code: str, kind: type[vitascope_client.APIStatusError]
+) -> None:
     one, _ = client(failure(status, code, "seconds"), max_retries=0)
     with pytest.raises(kind, match="No") as raised:
         one.videos.create(prompt="x")
@@ -422,7 +423,7 @@ def test_events_end_with_the_last_one() -> None:
             ("1-0", "queued", {"id": ID}), ("2-0", "progress", {"step": 1}), ("3-0", "completed", {}), ("4-0", "x", {})
         )
     )
-    events = list(one.videos.events(ID))
+    events = list(one.videos.stream(ID))
     assert [(event.id, event.type) for event in events] == [
         ("1-0", "queued"),
         ("2-0", "progress"),
@@ -440,7 +441,7 @@ def test_events_resume_after_the_last_one_seen_whatever_breaks() -> None:
         stream(("3-0", "progress", {"step": 2}), cut=True),
         stream(("4-0", "failed", {"code": "poison", "message": "It crashed."})),
     )
-    assert [event.id for event in one.videos.events(ID)] == ["1-0", "2-0", "3-0", "4-0"]
+    assert [event.id for event in one.videos.stream(ID)] == ["1-0", "2-0", "3-0", "4-0"]
     resumed = [request.headers.get("last-event-id") for request in server.requests]
     assert resumed == [None, None, "2-0", "2-0", "2-0", "3-0"]
 
@@ -448,7 +449,7 @@ def test_events_resume_after_the_last_one_seen_whatever_breaks() -> None:
 def test_a_place_in_the_queue_does_not_move_where_a_broken_stream_resumes() -> None:
     place = ("", "queued", {"position": 2, "eta_s": 40.0})
     api, server = client(stream(("1-0", "queued", {}), place, cut=True), stream(("2-0", "completed", {})))
-    found = list(api.videos.events(ID))
+    found = list(api.videos.stream(ID))
     assert [(one.type, one.id, one.data.get("position")) for one in found] == [
         ("queued", "1-0", None),
         ("queued", "", 2),
@@ -463,7 +464,7 @@ def test_a_snapshot_is_a_video_and_may_be_the_last_event() -> None:
         stream(("", "snapshot", running), ("5-0", "progress", {}), cut=True),
         stream(("", "snapshot", {**running, "status": "completed"})),
     )
-    first, _, last = one.videos.events(ID, last_event_id="1-0")
+    first, _, last = one.videos.stream(ID, last_event_id="1-0")
     assert first.video is not None
     assert (first.video.status, first.is_last, last.is_last) == ("in_progress", False, True)
     assert [request.headers["last-event-id"] for request in server.requests] == ["1-0", "5-0"]
@@ -471,20 +472,20 @@ def test_a_snapshot_is_a_video_and_may_be_the_last_event() -> None:
 
 def test_events_of_a_job_whose_end_was_seen_are_none() -> None:
     one, _ = client(httpx.Response(204))
-    assert list(one.videos.events(ID, last_event_id="9-0")) == []
+    assert list(one.videos.stream(ID, last_event_id="9-0")) == []
 
 
 def test_events_of_nothing_are_an_error_at_once() -> None:
     one, server = client(failure(404, "not_found"))
     with pytest.raises(NotFoundError):
-        list(one.videos.events(ID))
+        list(one.videos.stream(ID))
     assert len(server.requests) == 1
 
 
 def test_a_server_that_stays_away_is_given_up() -> None:
     one, _ = client(httpx.ConnectError("away"))
     with pytest.raises(APIConnectionError):
-        list(one.videos.events(ID, give_up_s=0.0))
+        list(one.videos.stream(ID, give_up_s=0.0))
 
 
 def test_a_server_that_ends_every_stream_at_once_is_given_up(pauses: list[float]) -> None:
@@ -493,7 +494,7 @@ def test_a_server_that_ends_every_stream_at_once_is_given_up(pauses: list[float]
 
     one, server = client(empty)
     with pytest.raises(APIConnectionError, match="ended the stream"):
-        list(one.videos.events(ID, give_up_s=0.02))
+        list(one.videos.stream(ID, give_up_s=0.02))
     assert len(server.requests) > 1
     assert len(pauses) == len(server.requests) - 1
 
@@ -513,7 +514,7 @@ def test_heartbeats_are_a_sign_of_life_and_so_is_the_caller(monkeypatch: pytest.
 
     one, _ = client(beats, beats, stream(("1-0", "queued", {}), cut=True), stream(("2-0", "completed", {})))
     seen = []
-    for event in one.videos.events(ID, give_up_s=120.0):
+    for event in one.videos.stream(ID, give_up_s=120.0):
         seen.append(event.type)
         now_s += 500.0  # a caller that takes its time
     assert seen == ["queued", "completed"]

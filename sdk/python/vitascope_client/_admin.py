@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vitascope._http import Http
+from vitascope_client._http import Http
 
 
 class Admin:

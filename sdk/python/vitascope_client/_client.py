@@ -13,11 +13,11 @@ from urllib.parse import quote
 
 import httpx
 
-from vitascope import _events
-from vitascope._admin import Admin
-from vitascope._errors import APIConnectionError, APITimeoutError, RateLimitError, ServerError, VitascopeError
-from vitascope._http import Http, pause
-from vitascope._objects import Event, Model, Video, VideoPage
+from vitascope_client import _events
+from vitascope_client._admin import Admin
+from vitascope_client._errors import APIConnectionError, APITimeoutError, RateLimitError, ServerError, VitascopeError
+from vitascope_client._http import Http, pause
+from vitascope_client._objects import Event, Model, Video, VideoPage
 
 Variant = Literal["video", "thumbnail"]
 Picture = str | os.PathLike[str] | bytes
@@ -181,7 +181,7 @@ class Videos:
         key = uuid.uuid4().hex if idempotency_key is None else idempotency_key
         return Video.from_json(self._http.json("POST", path, body=body, idempotency_key=key)[0])
 
-    def events(self, video_id: str, *, last_event_id: str | None = None, give_up_s: float = 120.0) -> Iterator[Event]:
+    def stream(self, video_id: str, *, last_event_id: str | None = None, give_up_s: float = 120.0) -> Iterator[Event]:
         """Follow a video until it is finished.
 
         Without `last_event_id` from its first event, else after that one. Reconnects by itself, without gap or

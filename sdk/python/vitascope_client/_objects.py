@@ -123,7 +123,7 @@ class Event:
     without an id say its position (videos before it) and eta_s (seconds until it is expected to be finished, or None).
     """
 
-    id: str  # resumes: events(…, last_event_id=id); "" for a place in the queue, and a snapshot without history
+    id: str  # resumes: stream(…, last_event_id=id); "" for a place in the queue, and a snapshot without history
     type: str
     data: Mapping[str, Any]
 

@@ -4,9 +4,9 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 
-from vitascope._errors import APIConnectionError, RateLimitError, ServerError
-from vitascope._http import Http, pause
-from vitascope._objects import Event
+from vitascope_client._errors import APIConnectionError, RateLimitError, ServerError
+from vitascope_client._http import Http, pause
+from vitascope_client._objects import Event
 
 SILENCE_S = 45.0
 """Three missed heartbeats: the connection is dead."""

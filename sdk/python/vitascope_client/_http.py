@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from vitascope._errors import APIConnectionError, APIError, APITimeoutError, VitascopeError, status_error
+from vitascope_client._errors import APIConnectionError, APIError, APITimeoutError, VitascopeError, status_error
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_BACKOFF_S = 8.0

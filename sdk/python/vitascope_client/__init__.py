@@ -1,17 +1,17 @@
 """Python client of Vitascope.
 
-from vitascope import Vitascope
+from vitascope_client import Vitascope
 
 with Vitascope(base_url="http://127.0.0.1:8000", api_key="vs_…") as client:
     video = client.videos.create(prompt="a red circle moving right on a black background")
-    for event in client.videos.events(video.id):
+    for event in client.videos.stream(video.id):
         print(event.type, event.data)
     client.videos.download(video.id, "video.mp4")
 """
 
-from vitascope._admin import Admin
-from vitascope._client import Videos, Vitascope
-from vitascope._errors import (
+from vitascope_client._admin import Admin
+from vitascope_client._client import Videos, Vitascope
+from vitascope_client._errors import (
     APIConnectionError,
     APIError,
     APIStatusError,
@@ -25,7 +25,7 @@ from vitascope._errors import (
     ServerError,
     VitascopeError,
 )
-from vitascope._objects import Event, Model, Video, VideoError, VideoPage
+from vitascope_client._objects import Event, Model, Video, VideoError, VideoPage
 
 __all__ = [
     "APIConnectionError",
