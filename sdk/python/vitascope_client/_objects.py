@@ -1,7 +1,7 @@
 """What the server answers with, typed. A field that a newer server adds is in `raw`."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 
@@ -41,6 +41,7 @@ class Video:
     priority: int = 0
     deadline_at: int | None = None  # Unix seconds
     retry_of: str | None = None  # the video whose request this one repeats
+    remixed_from_video_id: str | None = None  # the video that this one is made from
     raw: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     @property
@@ -77,23 +78,9 @@ class Video:
             priority=data.get("priority") or 0,
             deadline_at=data.get("deadline_at"),
             retry_of=data.get("retry_of"),
+            remixed_from_video_id=data.get("remixed_from_video_id"),
             raw=dict(data),
         )
-
-
-@dataclass(frozen=True)
-class VideoPage:
-    """One page of videos; iterating gives the videos of this page."""
-
-    data: tuple[Video, ...]
-    last_id: str | None
-    has_more: bool
-
-    def __iter__(self) -> Iterator[Video]:
-        return iter(self.data)
-
-    def __len__(self) -> int:
-        return len(self.data)
 
 
 @dataclass(frozen=True)
@@ -138,3 +125,42 @@ class Event:
     def video(self) -> Video | None:
         """The Video that a snapshot carries."""
         return Video.from_json(self.data) if self.type == "snapshot" else None
+
+
+_PHASE_OF_EVENT = {"queued": "queued", "preempted": "queued", "started": "loading", "resumed": "loading"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a video stands."""
+
+    phase: str = "queued"  # queued, loading, denoising, decoding, postprocessing, completed, failed, cancelled
+    percent: float = 0.0
+    step: int = 0
+    steps: int = 0  # 0: not known yet
+    eta_s: float | None = None  # seconds until it is expected to be finished; None: not known
+    position: int | None = None  # videos before it while it waits; None: not known
+
+    @classmethod
+    def of(cls, video: Video) -> "Progress":
+        """Return where this video stands."""
+        position = video.queue_position if video.phase == "queued" else None
+        eta_s = None if video.is_finished else video.eta_seconds
+        return cls(video.phase, video.progress, video.steps_done, video.steps_total, eta_s, position)
+
+    def after(self, event: Event) -> "Progress":
+        """Return where it stands after this event."""
+        if event.video is not None:
+            return Progress.of(event.video)
+        data = event.data
+        if event.type == "progress":
+            phase, step, steps = data.get("phase") or self.phase, data.get("step") or 0, data.get("steps") or 0
+            return Progress(phase, data.get("percent") or 0.0, step, steps, data.get("eta_s"))
+        if event.type == "completed":
+            return replace(self, phase="completed", percent=100.0, step=self.steps, eta_s=None, position=None)
+        if event.type in _PHASE_OF_EVENT:
+            phase = _PHASE_OF_EVENT[event.type]
+            return replace(self, phase=phase, eta_s=data.get("eta_s"), position=data.get("position"))
+        if event.type in ("decoding", "postprocessing", "failed", "cancelled"):
+            return replace(self, phase=event.type, eta_s=None, position=None)
+        return self
