@@ -761,6 +761,7 @@ def test_a_snapshot_says_where_a_video_stands() -> None:
     assert Progress().after(Event("", "snapshot", DONE)) == Progress("completed", 100, 2, 2)
     assert Progress("denoising", 50.0, 1, 2).after(Event("", "preempted", {})) == Progress("queued", 50.0, 1, 2)
     assert Progress("queued", position=1).after(Event("", "started", {})) == Progress("loading")
+    assert Progress("denoising", steps=2).after(Event("", "started", {})) == Progress("denoising", steps=2)
     assert Progress("denoising", 50.0, 1, 2, 3.0).after(Event("", "new", {})) == Progress("denoising", 50.0, 1, 2, 3.0)
 
 

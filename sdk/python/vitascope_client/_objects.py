@@ -127,9 +127,6 @@ class Event:
         return Video.from_json(self.data) if self.type == "snapshot" else None
 
 
-_PHASE_OF_EVENT = {"queued": "queued", "preempted": "queued", "started": "loading", "resumed": "loading"}
-
-
 @dataclass(frozen=True)
 class Progress:
     """Where a video stands."""
@@ -158,9 +155,10 @@ class Progress:
             return Progress(phase, data.get("percent") or 0.0, step, steps, data.get("eta_s"))
         if event.type == "completed":
             return replace(self, phase="completed", percent=100.0, step=self.steps, eta_s=None, position=None)
-        if event.type in _PHASE_OF_EVENT:
-            phase = _PHASE_OF_EVENT[event.type]
-            return replace(self, phase=phase, eta_s=data.get("eta_s"), position=data.get("position"))
+        if event.type in ("queued", "preempted"):
+            return replace(self, phase="queued", eta_s=data.get("eta_s"), position=data.get("position"))
+        if event.type in ("started", "resumed") and self.phase == "queued":  # the worker may have been faster
+            return replace(self, phase="loading", eta_s=None, position=None)
         if event.type in ("decoding", "postprocessing", "failed", "cancelled"):
             return replace(self, phase=event.type, eta_s=None, position=None)
         return self
