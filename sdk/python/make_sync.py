@@ -21,7 +21,6 @@ NAMES = {
     "aclose": "close",
     "aclosing": "closing",
     "aiter_bytes": "iter_bytes",
-    "aiter_lines": "iter_lines",
     "anext": "next",
     "aread": "read",
     "async_run": "run",

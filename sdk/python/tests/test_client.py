@@ -398,6 +398,14 @@ def test_nobody_is_kept_waiting_for_more_than_two_minutes(client: Any, pauses: l
     assert pauses == []
 
 
+def test_streams_and_downloads_stop_when_the_server_says(client: Any) -> None:
+    for call in (lambda videos: next(iter(videos.stream(ID))), lambda videos: videos.download(ID)):
+        one, server = client(failure(503, **{"x-should-retry": "false"}))
+        with pytest.raises(ServerError):
+            call(one.videos)
+        assert len(server.requests) == 1
+
+
 def test_streams_and_downloads_come_back_when_the_server_says(client: Any, pauses: list[float]) -> None:
     one, _ = client(failure(503, **{"retry-after": "9"}), stream(("1-0", "completed", {})))
     assert [event.id for event in one.videos.stream(ID)] == ["1-0"]
@@ -551,6 +559,24 @@ def test_events_end_with_the_last_one(client: Any) -> None:
         ("3-0", "completed"),
     ]
     assert events[1].data == {"step": 1}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_line_of_events_ends_where_the_standard_says_and_nowhere_else(client: Any, end: str) -> None:
+    lines = ["id: 1-0", "event:snapshot", 'data: {"prompt": "a\u2028b\x85c",', 'data:"id": "é"}', "", ":", "id", "data"]
+    lines += ["event: completed", "data: {}", "", ""]
+    body = end.join(lines).encode()
+    pieces = Chunks(body[place : place + 1] for place in range(len(body)))
+    one, _ = client(lambda _: httpx.Response(200, stream=pieces, headers=EVENTS))
+    events = one.videos.stream(ID)
+    assert next(events) == Event("1-0", "snapshot", {"prompt": "a\u2028b\x85c", "id": "é"})
+
+
+def test_an_event_that_is_not_json_is_an_error(client: Any) -> None:
+    one, server = client(httpx.Response(200, content=b"data: {\n\n", headers=EVENTS))
+    with pytest.raises(APIError, match="cannot be read"):
+        list(one.videos.stream(ID))
+    assert len(server.requests) == 1
 
 
 def test_events_resume_after_the_last_one_seen_whatever_breaks(client: Any) -> None:

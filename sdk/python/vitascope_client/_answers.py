@@ -23,8 +23,13 @@ def check(answer: httpx.Response) -> None:
         body = answer.json()
     except ValueError:
         body = None
-    request_id = answer.headers.get("x-request-id")
-    raise status_error(answer.status_code, body, request_id, retry_after_s(answer.headers))
+    raise status_error(
+        answer.status_code,
+        body,
+        request_id=answer.headers.get("x-request-id"),
+        retry_after_s=retry_after_s(answer.headers),
+        is_final=answer.headers.get("x-should-retry") == "false",
+    )
 
 
 def json_object(answer: httpx.Response) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class APIStatusError(APIError):
         param: str | None,
         request_id: str | None,
         retry_after_s: float | None = None,
+        is_final: bool = False,
     ) -> None:
         self.status = status
         """HTTP status."""
@@ -65,6 +66,8 @@ class APIStatusError(APIError):
         """Tell it to whoever runs the server."""
         self.retry_after_s = retry_after_s
         """When the server wants to be asked again; None: it did not say."""
+        self.is_final = is_final
+        """Whether it said that asking again is of no use."""
         super().__init__(message)
 
     def __str__(self) -> str:
@@ -104,7 +107,7 @@ TRANSIENT = (APIConnectionError, RateLimitError, ServerError)
 
 
 def status_error(
-    status: int, body: object, request_id: str | None, retry_after_s: float | None = None
+    status: int, body: object, *, request_id: str | None, retry_after_s: float | None, is_final: bool
 ) -> APIStatusError:
     """Return the error for an answer; a body that is not the envelope still gives a useful one."""
     envelope = body.get("error") if isinstance(body, dict) else None
@@ -121,5 +124,12 @@ def status_error(
     if code in ("moderation_blocked", "output_blocked"):
         kind = ModerationBlockedError
     message = str(details.get("message") or f"The server answered with status {status}.")
-    param = details.get("param")
-    return kind(message, status=status, code=code, param=param, request_id=request_id, retry_after_s=retry_after_s)
+    return kind(
+        message,
+        status=status,
+        code=code,
+        param=details.get("param"),
+        request_id=request_id,
+        retry_after_s=retry_after_s,
+        is_final=is_final,
+    )

@@ -33,9 +33,11 @@ def pause_s(status: int, headers: Mapping[str, str], attempt: int) -> float | No
 
 
 def pause_after_s(error: APIError, attempt: int) -> float | None:
-    """Return how long to wait before what failed so is tried again; None: the server wants more than two minutes."""
-    asked_s = error.retry_after_s if isinstance(error, APIStatusError) else None
-    return None if asked_s is not None and asked_s > MAX_OBEYED_S else backoff_s(attempt, asked_s)
+    """Return how long to wait before what failed so is tried again; None: the server does not want it, or not soon."""
+    if not isinstance(error, APIStatusError):
+        return backoff_s(attempt)
+    is_too_long = error.retry_after_s is not None and error.retry_after_s > MAX_OBEYED_S
+    return None if is_too_long or error.is_final else backoff_s(attempt, error.retry_after_s)
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -60,4 +62,4 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 def poll_after_s(headers: Mapping[str, str]) -> float:
     """Return how long the server wants not to be asked again; a second where it says nothing."""
     text = headers.get("openai-poll-after-ms", "")
-    return int(text) / 1000 if text.isascii() and text.isdecimal() and len(text) < 8 else 1.0
+    return max(int(text) / 1000, 0.1) if text.isascii() and text.isdecimal() and len(text) < 8 else 1.0

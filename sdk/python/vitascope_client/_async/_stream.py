@@ -94,11 +94,9 @@ async def _connection(http: AsyncHttp, path: str, last_id: str, silence_s: float
         if not answer.headers.get("content-type", "").startswith("text/event-stream"):
             raise APIError(f"{answer.url} did not answer with events; is base_url right?")
         parser = EventParser()
-        async for line in answer.aiter_lines():
-            if line.startswith(":"):
-                yield None
-            elif event := parser.feed(line):
+        async for chunk in answer.aiter_bytes():
+            for event in parser.feed(chunk):
                 yield event
-                if event.is_last:
+                if event is not None and event.is_last:
                     return
     raise APIConnectionError("The server ended the stream before the video was finished.")

@@ -95,11 +95,9 @@ def _connection(http: Http, path: str, last_id: str, silence_s: float) -> Genera
         if not answer.headers.get("content-type", "").startswith("text/event-stream"):
             raise APIError(f"{answer.url} did not answer with events; is base_url right?")
         parser = EventParser()
-        for line in answer.iter_lines():
-            if line.startswith(":"):
-                yield None
-            elif event := parser.feed(line):
+        for chunk in answer.iter_bytes():
+            for event in parser.feed(chunk):
                 yield event
-                if event.is_last:
+                if event is not None and event.is_last:
                     return
     raise APIConnectionError("The server ended the stream before the video was finished.")
