@@ -95,6 +95,20 @@ def test_events_survive_a_gateway_that_is_killed_and_comes_back(around: Around) 
         assert client.videos.retrieve(video.id).queue_position == 2
         assert [one.id for one in client.videos.list()] == [video.id]
         assert [model.id for model in client.models()] == ["vita-mini-6"]
+        estimate = client.videos.estimate(prompt="a red circle", seconds=2)
+        assert (estimate.model, estimate.seconds, estimate.service_class) == ("vita-mini-6", "2", "standard")
+        assert estimate.usd == 2 * (client.models()[0].usd_per_second or 0)
+        for made_from in (
+            lambda: client.videos.remix(video.id, prompt="a blue circle", strength=0.5),
+            lambda: client.videos.edit(video=video.id, prompt="a blue circle"),
+            lambda: client.videos.extend(video=video.id, prompt="a blue circle", seconds=2),
+        ):
+            with pytest.raises(NotFoundError) as unfinished:
+                made_from()
+            assert unfinished.value.code == "video_not_ready"
+        with pytest.raises(InvalidRequestError) as file:
+            client.videos.edit(video=b"film", prompt="a blue circle", seed=1, metadata={"a": "b"})
+        assert (file.value.param, file.value.code) == ("video", "unsupported")
         with pytest.raises(ModerationBlockedError):
             client.videos.create(prompt="forbidden")
         with pytest.raises(InvalidRequestError) as wrong:

@@ -424,12 +424,12 @@ def test_a_server_that_redirects_for_ever_is_an_error_of_ours(client: Any) -> No
 def test_videos_are_made_from_videos(client: Any, tmp_path: Path) -> None:
     made = {**VIDEO, "id": "video_2", "remixed_from_video_id": ID}
     one, server = client(made)
-    assert one.videos.remix(ID, prompt="at night").remixed_from_video_id == ID
+    assert one.videos.remix(ID, prompt="at night", strength=0.5).remixed_from_video_id == ID
     one.videos.edit(video=ID, prompt="at night")
     one.videos.extend(video=ID, prompt="and on", seconds=4)
     sent = [(request.url.path, json.loads(request.content)) for request in server.requests]
     assert sent == [
-        (f"/v1/videos/{ID}/remix", {"prompt": "at night"}),
+        (f"/v1/videos/{ID}/remix", {"prompt": "at night", "strength": 0.5}),
         ("/v1/videos/edits", {"prompt": "at night", "video": {"id": ID}}),
         ("/v1/videos/extensions", {"prompt": "and on", "seconds": "4", "video": {"id": ID}}),
     ]
@@ -439,21 +439,24 @@ def test_videos_are_made_from_videos(client: Any, tmp_path: Path) -> None:
     path.write_bytes(b"film")
     for video, filename, media_type in ((path, "cat.webm", "video/webm"), (b"film", "video.mp4", "video/mp4")):
         one, server = client(failure(503), VIDEO)
-        one.videos.edit(video=video, prompt="at night")
+        one.videos.edit(video=video, prompt="at night", seed=0, metadata={"a": "b"})
         again, first = server.requests[1], server.requests[0]
         assert again.headers["content-type"].startswith("multipart/form-data; boundary=")
         assert first.headers["idempotency-key"] == again.headers["idempotency-key"]
         text = again.content.decode()
         assert f'name="video"; filename="{filename}"\r\nContent-Type: {media_type}\r\n\r\nfilm\r\n' in text
-        assert 'name="prompt"\r\n\r\nat night\r\n' in text
+        for field in ('prompt"\r\n\r\nat night', 'seed"\r\n\r\n0', 'metadata[a]"\r\n\r\nb'):
+            assert f'name="{field}\r\n' in text
     one, server = client(failure(400, "unsupported", "model"))
     with pytest.raises(InvalidRequestError):
         one.videos.extend(video=ID, prompt="x", seconds="4")
 
 
 def test_an_estimate_asks_with_the_fields_of_create_and_makes_nothing(client: Any) -> None:
-    one, server = client({"object": "video.estimate", "wait_s": 3.0})
-    assert one.videos.estimate(prompt="x", seconds=4, size=None) == {"object": "video.estimate", "wait_s": 3.0}
+    said = {"model": "tiny", "seconds": "4", "size": "64x64", "price": 0.2, "wait_seconds": None, "run_seconds": 8.5}
+    one, server = client(said)
+    estimate = one.videos.estimate(prompt="x", seconds=4, size=None)
+    assert (estimate.usd, estimate.wait_seconds, estimate.run_seconds, estimate.raw) == (0.2, None, 8.5, said)
     (request,) = server.requests
     assert (request.method, request.url.path) == ("POST", "/v1/videos/estimate")
     assert json.loads(request.content) == {"prompt": "x", "seconds": "4"}

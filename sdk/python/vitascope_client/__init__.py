@@ -27,8 +27,8 @@ from vitascope_client._errors import (
     VitascopeError,
     WebhookVerificationError,
 )
-from vitascope_client._objects import Event, Model, Progress, Video, VideoError
-from vitascope_client._requests import VideoFields
+from vitascope_client._objects import Estimate, Event, Model, Progress, Video, VideoError
+from vitascope_client._requests import ChangeFields, VideoFields
 from vitascope_client._sync._admin import Admin
 from vitascope_client._sync._client import Vitascope
 from vitascope_client._sync._stream import EventStream
@@ -46,6 +46,8 @@ __all__ = [
     "AsyncVideos",
     "AsyncVitascope",
     "AuthenticationError",
+    "ChangeFields",
+    "Estimate",
     "Event",
     "EventStream",
     "InvalidRequestError",

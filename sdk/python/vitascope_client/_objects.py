@@ -91,13 +91,47 @@ class Model:
     title: str
     sizes: tuple[str, ...]
     seconds: tuple[str, ...]
+    usd_per_second: float | None = None  # of finished video
     raw: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Model":
         """Read the wire object."""
         sizes, seconds = tuple(data.get("sizes") or ()), tuple(data.get("seconds") or ())
-        return cls(data["id"], data.get("title") or data["id"], sizes, seconds, dict(data))
+        usd_per_second = (data.get("price") or {}).get("per_second")
+        return cls(data["id"], data.get("title") or data["id"], sizes, seconds, usd_per_second, dict(data))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a request would make, cost and wait for, if it were sent now."""
+
+    model: str
+    seconds: str
+    size: str
+    service_class: str
+    usd: float  # list price of the finished video
+    queue_position: int | None  # videos before it; None: not known, as below
+    wait_seconds: float | None  # until it begins
+    run_seconds: float  # from its first step to the last
+    eta_seconds: float | None  # until it is finished
+    raw: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Estimate":
+        """Read the wire object."""
+        return cls(
+            model=data["model"],
+            seconds=str(data["seconds"]),
+            size=data["size"],
+            service_class=data.get("service_class") or "",
+            usd=data["price"],
+            queue_position=data.get("queue_position"),
+            wait_seconds=data.get("wait_seconds"),
+            run_seconds=data.get("run_seconds") or 0.0,
+            eta_seconds=data.get("eta_seconds"),
+            raw=dict(data),
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from vitascope_client._errors import VitascopeError
 
-Variant = Literal["video", "thumbnail", "spritesheet"]
+Variant = Literal["video", "thumbnail"]
 Picture = str | os.PathLike[str] | bytes
 """A file's path, its bytes, a data URL, or an https URL that the server fetches."""
 Film = str | os.PathLike[str] | bytes
@@ -48,6 +48,13 @@ class VideoFields(TypedDict, total=False):
     """realtime, standard or batch, whichever your plan includes."""
 
 
+class ChangeFields(VideoFields, total=False):
+    """What is asked for of a video that changes another one; model, size and seconds are that one's unless given."""
+
+    strength: float | None
+    """How much is drawn anew, from 0 to 1."""
+
+
 @dataclass(frozen=True)
 class Upload:
     """A file that goes along with a form."""
@@ -63,6 +70,15 @@ class Upload:
 
 
 _ANY_TYPE = "application/octet-stream"
+
+
+def form_of(body: Mapping[str, Any]) -> dict[str, str]:
+    """Return a body as the fields of a form; the parts of an object have brackets."""
+    form: dict[str, str] = {}
+    for name, value in body.items():
+        parts = {f"{name}[{key}]": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+        form |= {key: str(part) for key, part in parts.items()}
+    return form
 
 
 def body_of(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,18 @@ from vitascope_client._async._http import AsyncHttp
 from vitascope_client._async._stream import LISTEN_S, AsyncEventStream, listen
 from vitascope_client._errors import TRANSIENT, APITimeoutError
 from vitascope_client._files import WholeFile
-from vitascope_client._objects import Progress, Video
-from vitascope_client._requests import Film, Upload, Variant, VideoFields, body_of, film_of, new_key, path_of
+from vitascope_client._objects import Estimate, Progress, Video
+from vitascope_client._requests import (
+    ChangeFields,
+    Film,
+    Upload,
+    Variant,
+    VideoFields,
+    body_of,
+    film_of,
+    new_key,
+    path_of,
+)
 from vitascope_client._retries import pause_after_s, poll_after_s
 
 MAX_PAGE = 100
@@ -39,45 +49,46 @@ class AsyncVideos:
         """
         return await self._made("/v1/videos", await _runtime.async_run(body_of, fields), idempotency_key)
 
-    async def estimate(self, **fields: Unpack[VideoFields]) -> Mapping[str, Any]:
-        """Return what `create` with these fields would cost and how long it would take, as the server's JSON.
+    async def estimate(self, **fields: Unpack[VideoFields]) -> Estimate:
+        """Say what `create` with these fields would make, cost and wait for. Nothing is made.
 
-        Nothing is made. Raises as `create` does.
+        Raises:
+            InvalidRequestError, PermissionDeniedError, OSError: as `create` does.
         """
         body = await _runtime.async_run(body_of, fields)
         data, _ = await self._http.json("POST", "/v1/videos/estimate", body=body)
-        return data
+        return Estimate.from_json(data)
 
-    async def remix(self, video_id: str, *, prompt: str, idempotency_key: str | None = None) -> Video:
-        """Make a new video from a finished one and another prompt.
+    async def remix(
+        self, video_id: str, *, idempotency_key: str | None = None, **fields: Unpack[ChangeFields]
+    ) -> Video:
+        """Draw over a video by another prompt: what moves where stays, what it looks like changes.
 
         Raises:
-            InvalidRequestError: its model cannot, or it is not finished; `message` says which.
+            InvalidRequestError: the model cannot, or a field is wrong: see `code` and `param`.
+            NotFoundError: there is no file of that video: see `code`.
+            ModerationBlockedError: the prompt was refused.
         """
-        return await self._made(f"{path_of(video_id)}/remix", {"prompt": prompt}, idempotency_key)
+        body = await _runtime.async_run(body_of, fields)
+        return await self._made(f"{path_of(video_id)}/remix", body, idempotency_key)
 
-    async def edit(self, *, video: Film, prompt: str, idempotency_key: str | None = None) -> Video:
-        """Make a new video that is this one, changed as the prompt says.
+    async def edit(self, *, video: Film, idempotency_key: str | None = None, **fields: Unpack[ChangeFields]) -> Video:
+        """Do what `remix` does to a video or to a file. Raises as it does.
 
         Args:
-            video: Its id, or a file: a path object or bytes.
-            prompt: What shall be different.
-            idempotency_key: See above.
-
-        Raises:
-            InvalidRequestError: no model can; `message` says so.
-            OSError: the file cannot be read.
+            video: A video's id; a path object or bytes are a file.
+            idempotency_key: As above.
+            fields: The prompt and whatever else shall be different.
         """
-        fields, upload = await _runtime.async_run(film_of, video)
-        return await self._made("/v1/videos/edits", {"prompt": prompt, **fields}, idempotency_key, upload)
+        return await self._from_film("/v1/videos/edits", video, fields, idempotency_key)
 
-    async def extend(
-        self, *, video: Film, prompt: str, seconds: str | int, idempotency_key: str | None = None
-    ) -> Video:
-        """Make a new video that goes on for `seconds` where this one ends. Takes and raises what `edit` does."""
-        fields, upload = await _runtime.async_run(film_of, video)
-        body = {"prompt": prompt, "seconds": str(seconds), **fields}
-        return await self._made("/v1/videos/extensions", body, idempotency_key, upload)
+    async def extend(self, *, video: Film, idempotency_key: str | None = None, **fields: Unpack[VideoFields]) -> Video:
+        """Continue a video or a file; the new video is both, one after the other. Raises as `remix` does.
+
+        `seconds` is the length of the clip that is generated. It begins with the last frames of what it continues, so
+        the whole is shorter than the sum.
+        """
+        return await self._from_film("/v1/videos/extensions", video, fields, idempotency_key)
 
     async def retry(self, video_id: str, *, idempotency_key: str | None = None) -> Video:
         """Make a new video from the request of one that has ended: same seed, same parameters.
@@ -86,6 +97,11 @@ class AsyncVideos:
             InvalidRequestError: code `not_finished`, or `model_changed`: it would be another video.
         """
         return await self._made(f"{path_of(video_id)}/retry", None, idempotency_key)
+
+    async def _from_film(self, path: str, video: Film, fields: Mapping[str, Any], idempotency_key: str | None) -> Video:
+        body = await _runtime.async_run(body_of, fields)
+        named, upload = await _runtime.async_run(film_of, video)
+        return await self._made(path, body | named, idempotency_key, upload)
 
     async def _made(
         self,

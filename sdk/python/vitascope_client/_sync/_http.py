@@ -11,7 +11,7 @@ import httpx
 from vitascope_client import _runtime
 from vitascope_client._answers import CONNECT_TIMEOUT_S, LIMITS, check, given, json_object, loopback, translated
 from vitascope_client._errors import VitascopeError
-from vitascope_client._requests import Upload
+from vitascope_client._requests import Upload, form_of
 from vitascope_client._retries import backoff_s, pause_s
 
 
@@ -58,7 +58,9 @@ class Http:
         DELETE whose first answer was lost and that then finds nothing has done its work.
         """
         headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
-        content: dict[str, Any] = {"json": body} if upload is None else {"data": body, "files": upload.part}
+        content: dict[str, Any] = (
+            {"json": body} if upload is None else {"data": form_of(body or {}), "files": upload.part}
+        )
         may_be_done = False
         for attempt in range(self.max_retries + 1):
             is_last = attempt == self.max_retries

@@ -12,8 +12,18 @@ from typing import Any, Literal, Unpack, overload
 from vitascope_client import _runtime
 from vitascope_client._errors import TRANSIENT, APITimeoutError
 from vitascope_client._files import WholeFile
-from vitascope_client._objects import Progress, Video
-from vitascope_client._requests import Film, Upload, Variant, VideoFields, body_of, film_of, new_key, path_of
+from vitascope_client._objects import Estimate, Progress, Video
+from vitascope_client._requests import (
+    ChangeFields,
+    Film,
+    Upload,
+    Variant,
+    VideoFields,
+    body_of,
+    film_of,
+    new_key,
+    path_of,
+)
 from vitascope_client._retries import pause_after_s, poll_after_s
 from vitascope_client._sync._http import Http
 from vitascope_client._sync._stream import LISTEN_S, EventStream, listen
@@ -41,43 +51,44 @@ class Videos:
         """
         return self._made("/v1/videos", _runtime.run(body_of, fields), idempotency_key)
 
-    def estimate(self, **fields: Unpack[VideoFields]) -> Mapping[str, Any]:
-        """Return what `create` with these fields would cost and how long it would take, as the server's JSON.
+    def estimate(self, **fields: Unpack[VideoFields]) -> Estimate:
+        """Say what `create` with these fields would make, cost and wait for. Nothing is made.
 
-        Nothing is made. Raises as `create` does.
+        Raises:
+            InvalidRequestError, PermissionDeniedError, OSError: as `create` does.
         """
         body = _runtime.run(body_of, fields)
         data, _ = self._http.json("POST", "/v1/videos/estimate", body=body)
-        return data
+        return Estimate.from_json(data)
 
-    def remix(self, video_id: str, *, prompt: str, idempotency_key: str | None = None) -> Video:
-        """Make a new video from a finished one and another prompt.
+    def remix(self, video_id: str, *, idempotency_key: str | None = None, **fields: Unpack[ChangeFields]) -> Video:
+        """Draw over a video by another prompt: what moves where stays, what it looks like changes.
 
         Raises:
-            InvalidRequestError: its model cannot, or it is not finished; `message` says which.
+            InvalidRequestError: the model cannot, or a field is wrong: see `code` and `param`.
+            NotFoundError: there is no file of that video: see `code`.
+            ModerationBlockedError: the prompt was refused.
         """
-        return self._made(f"{path_of(video_id)}/remix", {"prompt": prompt}, idempotency_key)
+        body = _runtime.run(body_of, fields)
+        return self._made(f"{path_of(video_id)}/remix", body, idempotency_key)
 
-    def edit(self, *, video: Film, prompt: str, idempotency_key: str | None = None) -> Video:
-        """Make a new video that is this one, changed as the prompt says.
+    def edit(self, *, video: Film, idempotency_key: str | None = None, **fields: Unpack[ChangeFields]) -> Video:
+        """Do what `remix` does to a video or to a file. Raises as it does.
 
         Args:
-            video: Its id, or a file: a path object or bytes.
-            prompt: What shall be different.
-            idempotency_key: See above.
-
-        Raises:
-            InvalidRequestError: no model can; `message` says so.
-            OSError: the file cannot be read.
+            video: A video's id; a path object or bytes are a file.
+            idempotency_key: As above.
+            fields: The prompt and whatever else shall be different.
         """
-        fields, upload = _runtime.run(film_of, video)
-        return self._made("/v1/videos/edits", {"prompt": prompt, **fields}, idempotency_key, upload)
+        return self._from_film("/v1/videos/edits", video, fields, idempotency_key)
 
-    def extend(self, *, video: Film, prompt: str, seconds: str | int, idempotency_key: str | None = None) -> Video:
-        """Make a new video that goes on for `seconds` where this one ends. Takes and raises what `edit` does."""
-        fields, upload = _runtime.run(film_of, video)
-        body = {"prompt": prompt, "seconds": str(seconds), **fields}
-        return self._made("/v1/videos/extensions", body, idempotency_key, upload)
+    def extend(self, *, video: Film, idempotency_key: str | None = None, **fields: Unpack[VideoFields]) -> Video:
+        """Continue a video or a file; the new video is both, one after the other. Raises as `remix` does.
+
+        `seconds` is the length of the clip that is generated. It begins with the last frames of what it continues, so
+        the whole is shorter than the sum.
+        """
+        return self._from_film("/v1/videos/extensions", video, fields, idempotency_key)
 
     def retry(self, video_id: str, *, idempotency_key: str | None = None) -> Video:
         """Make a new video from the request of one that has ended: same seed, same parameters.
@@ -86,6 +97,11 @@ class Videos:
             InvalidRequestError: code `not_finished`, or `model_changed`: it would be another video.
         """
         return self._made(f"{path_of(video_id)}/retry", None, idempotency_key)
+
+    def _from_film(self, path: str, video: Film, fields: Mapping[str, Any], idempotency_key: str | None) -> Video:
+        body = _runtime.run(body_of, fields)
+        named, upload = _runtime.run(film_of, video)
+        return self._made(path, body | named, idempotency_key, upload)
 
     def _made(
         self,
