@@ -255,6 +255,13 @@ def test_solver_and_temporal_attention_are_sent_as_they_are(client: Any) -> None
     assert sent == {"prompt": "x", "solver": "heun", "temporal_attention": "window"}
 
 
+def test_who_is_told_of_the_end_is_sent(client: Any) -> None:
+    api, server = client(VIDEO)
+    api.videos.create(prompt="x", webhook_url="https://me.test/hook", webhook_events=("video.failed",))
+    sent = {"prompt": "x", "webhook_url": "https://me.test/hook", "webhook_events": ["video.failed"]}
+    assert json.loads(server.requests[0].content) == sent
+
+
 def test_how_a_video_waits_is_sent_and_shown(client: Any) -> None:
     shown = {"service_class": "batch", "priority": -5, "deadline_at": 90, "retry_of": None}
     api, server = client({**VIDEO, **shown})
@@ -439,13 +446,18 @@ def test_videos_are_made_from_videos(client: Any, tmp_path: Path) -> None:
     path.write_bytes(b"film")
     for video, filename, media_type in ((path, "cat.webm", "video/webm"), (b"film", "video.mp4", "video/mp4")):
         one, server = client(failure(503), VIDEO)
-        one.videos.edit(video=video, prompt="at night", seed=0, metadata={"a": "b"})
+        one.videos.edit(video=video, prompt="at night", seed=0, metadata={"a": "b"}, webhook_events=["x"])
         again, first = server.requests[1], server.requests[0]
         assert again.headers["content-type"].startswith("multipart/form-data; boundary=")
         assert first.headers["idempotency-key"] == again.headers["idempotency-key"]
         text = again.content.decode()
         assert f'name="video"; filename="{filename}"\r\nContent-Type: {media_type}\r\n\r\nfilm\r\n' in text
-        for field in ('prompt"\r\n\r\nat night', 'seed"\r\n\r\n0', 'metadata[a]"\r\n\r\nb'):
+        for field in (
+            'prompt"\r\n\r\nat night',
+            'seed"\r\n\r\n0',
+            'metadata[a]"\r\n\r\nb',
+            'webhook_events"\r\n\r\n["x"]',
+        ):
             assert f'name="{field}\r\n' in text
     one, server = client(failure(400, "unsupported", "model"))
     with pytest.raises(InvalidRequestError):

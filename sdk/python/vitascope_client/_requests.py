@@ -1,10 +1,11 @@
 """What a request says: the fields of a video, pictures and videos in it, and the path of one."""
 
 import base64
+import json
 import mimetypes
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Required, TypedDict
@@ -46,6 +47,10 @@ class VideoFields(TypedDict, total=False):
     """Order among your own waiting videos, -100 to 100: lower is sooner."""
     service_class: str | None
     """realtime, standard or batch, whichever your plan includes."""
+    webhook_url: str | None
+    """Told of its end; `verify_webhook` reads what arrives there."""
+    webhook_events: Sequence[str] | None
+    """Which ends: video.completed, video.failed; default: both."""
 
 
 class ChangeFields(VideoFields, total=False):
@@ -73,11 +78,11 @@ _ANY_TYPE = "application/octet-stream"
 
 
 def form_of(body: Mapping[str, Any]) -> dict[str, str]:
-    """Return a body as the fields of a form; the parts of an object have brackets."""
+    """Return a body as the fields of a form; the parts of an object have brackets, a list is JSON."""
     form: dict[str, str] = {}
     for name, value in body.items():
         parts = {f"{name}[{key}]": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
-        form |= {key: str(part) for key, part in parts.items()}
+        form |= {key: part if isinstance(part, str) else json.dumps(part) for key, part in parts.items()}
     return form
 
 
@@ -95,6 +100,8 @@ def body_of(fields: Mapping[str, Any]) -> dict[str, Any]:
         body["seconds"] = str(body["seconds"])
     if "metadata" in body:
         body["metadata"] = dict(body["metadata"])
+    if "webhook_events" in body:
+        body["webhook_events"] = list(body["webhook_events"])
     return body
 
 
