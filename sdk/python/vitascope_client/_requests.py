@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from vitascope_client._errors import VitascopeError
 
-Variant = Literal["video", "thumbnail"]
+Variant = Literal["video", "thumbnail", "spritesheet"]
 Picture = str | os.PathLike[str] | bytes
 """A file's path, its bytes, a data URL, or an https URL that the server fetches."""
 Film = str | os.PathLike[str] | bytes
