@@ -15,11 +15,11 @@ FIND_PYTHON = for one in $(BOOTSTRAP_PYTHON) python3.11 python3 python3.12 pytho
 
 PACKAGES := libs/common/vitascope_common libs/models/vitascope_models services/gateway/vitascope_gateway \
   services/prompt/vitascope_prompt services/scheduler/vitascope_scheduler services/gpu-worker/vitascope_gpu_worker \
-  services/postproc/vitascope_postproc services/delivery/vitascope_delivery cli/vitascope_cli sdk/python/vitascope \
+  services/postproc/vitascope_postproc services/delivery/vitascope_delivery cli/vitascope_cli sdk/python/vitascope_client \
   trainer/vitascope_trainer
 UNIT := libs services sdk/python cli trainer
 
-.PHONY: help install demo up test check lint types unit contracts format proto bench simulate chaos eval-model \
+.PHONY: help install demo up test check lint types unit contracts format proto sdk bench simulate chaos eval-model \
   system-deps clean
 
 help:  ## list the targets
@@ -68,6 +68,9 @@ contracts: $(STAMP)  ## layout, imports, proto compatibility, error map
 format: $(STAMP)  ## let ruff format and mend what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+sdk: $(STAMP)  ## make the synchronous Python client from the asynchronous one
+	$(PYTHON) sdk/python/make_sync.py
 
 proto: $(STAMP)  ## regenerate libs/proto from proto/
 	$(PYTHON) -m grpc_tools.protoc -I proto --python_out=libs/proto --pyi_out=libs/proto --grpc_python_out=libs/proto \

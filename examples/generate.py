@@ -10,16 +10,23 @@ import os
 import sys
 from pathlib import Path
 
-from vitascope import Vitascope
+from vitascope_client import Progress, Vitascope
 
 prompt = sys.argv[1] if len(sys.argv) > 1 else "a red ball bouncing on a blue background"
 base_url = os.environ.get("VITASCOPE_BASE_URL", "http://127.0.0.1:8000")
 key_file = Path.home() / ".local/share/vitascope/api_key"
 api_key = os.environ.get("VITASCOPE_API_KEY") or key_file.read_text().strip()
 
+
+def show(now: Progress) -> None:
+    """Print where the video stands."""
+    place = f", {now.position} before it" if now.position is not None else ""
+    left = f", {now.eta_s:.0f} s left" if now.eta_s is not None else ""
+    print(f"{now.phase} {now.step}/{now.steps}{place}{left}")
+
+
 with Vitascope(base_url=base_url, api_key=api_key) as client:
-    video = client.videos.create(prompt=prompt)
-    for event in client.videos.events(video.id):
-        step, steps, position = (event.data.get(name) for name in ("step", "steps", "position"))
-        print(event.type, f"{step}/{steps}" if steps else "" if position is None else f"{position} before it")
+    video = client.videos.wait(client.videos.create(prompt=prompt).id, on_progress=show)
+    if video.error is not None:
+        sys.exit(video.error.message)
     print("saved", client.videos.download(video.id, "video.mp4"))

@@ -7,7 +7,7 @@ Needs a running stack, and VITASCOPE_BASE_URL and VITASCOPE_API_KEY as in genera
 
 import hashlib
 
-from vitascope import Vitascope
+from vitascope_client import Vitascope
 
 with Vitascope() as client:
     prompt = "a yellow triangle moving up on a black background"

@@ -23,7 +23,7 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from vitascope import Vitascope
+from vitascope_client import Vitascope
 from vitascope_common.settings import SERVICES
 
 pytest.register_assert_rewrite("tests.chaos.invariants")

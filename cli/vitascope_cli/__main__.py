@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vitascope import Model, Video, Vitascope
 from vitascope_cli import connection, failures, jobs, queue_view
 from vitascope_cli import models as model_folder
 from vitascope_cli.data_dir import DataDir, default_data_dir
@@ -25,6 +24,7 @@ from vitascope_cli.options import (
     ThumbnailOption,
 )
 from vitascope_cli.progress import PHASES
+from vitascope_client import Model, Video, Vitascope
 from vitascope_common.errors import InternalError
 
 app = typer.Typer(

@@ -1,7 +1,7 @@
 """Which stack a command talks to."""
 
-from vitascope import Vitascope
 from vitascope_cli.data_dir import DataDir
+from vitascope_client import Vitascope
 from vitascope_common.errors import ConfigurationError
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from rich.console import Console
 
-from vitascope import Vitascope
 from vitascope_cli import jobs, provenance
 from vitascope_cli.data_dir import DataDir
 from vitascope_cli.progress import duration
 from vitascope_cli.stack import GIVEN, current_environment
+from vitascope_client import Vitascope
 from vitascope_common.errors import InternalError
 from vitascope_common.process import dying_with_parent
 

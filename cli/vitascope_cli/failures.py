@@ -2,7 +2,7 @@
 
 import httpx
 
-import vitascope
+import vitascope_client
 from vitascope_common.errors import VitascopeError
 
 EXIT_FAILED = 1
@@ -19,23 +19,23 @@ safety check, the key, an unknown id): repeating it unchanged is pointless. 130 
 """
 
 _ADVICE: tuple[tuple[type[Exception], int, str], ...] = (
-    (vitascope.ModerationBlockedError, EXIT_REFUSED, ""),
+    (vitascope_client.ModerationBlockedError, EXIT_REFUSED, ""),
     (
-        vitascope.AuthenticationError,
+        vitascope_client.AuthenticationError,
         EXIT_REFUSED,
         "Check --api-key or VITASCOPE_API_KEY.",
     ),
-    (vitascope.PermissionDeniedError, EXIT_REFUSED, "Ask for a key that may do this."),
-    (vitascope.NotFoundError, EXIT_REFUSED, "`vitascope jobs` lists what there is."),
-    (vitascope.InvalidRequestError, EXIT_REFUSED, "`vitascope models` lists what each model can do."),
-    (vitascope.RateLimitError, EXIT_AWAY, "Try again later."),
-    (vitascope.ServerError, EXIT_AWAY, "Try again shortly; `vitascope doctor` looks for the cause."),
+    (vitascope_client.PermissionDeniedError, EXIT_REFUSED, "Ask for a key that may do this."),
+    (vitascope_client.NotFoundError, EXIT_REFUSED, "`vitascope jobs` lists what there is."),
+    (vitascope_client.InvalidRequestError, EXIT_REFUSED, "`vitascope models` lists what each model can do."),
+    (vitascope_client.RateLimitError, EXIT_AWAY, "Try again later."),
+    (vitascope_client.ServerError, EXIT_AWAY, "Try again shortly; `vitascope doctor` looks for the cause."),
     (
-        vitascope.APIConnectionError,
+        vitascope_client.APIConnectionError,
         EXIT_AWAY,
         "Is it running? `vitascope doctor` looks for the cause.",
     ),
-    (vitascope.VitascopeError, EXIT_USAGE, ""),
+    (vitascope_client.VitascopeError, EXIT_USAGE, ""),
     (VitascopeError, EXIT_FAILED, ""),
     (httpx.HTTPError, EXIT_AWAY, "`vitascope doctor` looks for the cause."),
     (OSError, EXIT_FAILED, ""),
@@ -62,8 +62,8 @@ def _code(error: Exception) -> str:
     """Return the error's stable code, or a name for what never reached a server."""
     if code := getattr(error, "code", None):
         return str(code)
-    if isinstance(error, vitascope.APITimeoutError):
+    if isinstance(error, vitascope_client.APITimeoutError):
         return "timeout"
-    if isinstance(error, vitascope.APIConnectionError | httpx.HTTPError):
+    if isinstance(error, vitascope_client.APIConnectionError | httpx.HTTPError):
         return "unreachable"
     return "file" if isinstance(error, OSError) else "usage"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vitascope import Video, Vitascope
 from vitascope_cli.progress import Timeline, display
+from vitascope_client import Video, Vitascope
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ def follow(client: Vitascope, video_id: str, console: Console) -> Followed:
     """Show a job's progress until it ends."""
     timeline = Timeline()
     with display(console) as shown:
-        for event in client.videos.events(video_id, last_event_id="0-0"):
+        for event in client.videos.stream(video_id, last_event_id="0-0"):
             timeline.add(event)
             shown.show(timeline)
     return Followed(client.videos.retrieve(video_id), timeline)

@@ -9,9 +9,9 @@ from typing import Any
 
 import redis as redis_py
 
-import vitascope
+import vitascope_client
 from tests.conftest import Stack, wait_for
-from vitascope import Event
+from vitascope_client import Event
 from vitascope_common import keys
 from vitascope_common.redis_clients import connect
 
@@ -24,7 +24,7 @@ TERMINAL = ("completed", "failed", "cancelled")
 def follow(stack: Stack, video_id: str, on_event: Callable[[Event], None] = lambda event: None) -> list[Event]:
     """Return every event that a client sees until the last one."""
     seen = []
-    for event in stack.client.videos.events(video_id):
+    for event in stack.client.videos.stream(video_id):
         seen.append(event)
         on_event(event)
     return seen
@@ -117,7 +117,7 @@ def assert_drained(stack: Stack) -> None:
 
 def _download(stack: Stack, video_id: str) -> bytes | None:
     """The video; None while the way to it is on its way back."""
-    with contextlib.suppress(vitascope.APIConnectionError, vitascope.ServerError):
+    with contextlib.suppress(vitascope_client.APIConnectionError, vitascope_client.ServerError):
         return stack.client.videos.download(video_id)
     return None
 

@@ -77,7 +77,7 @@ def _kill_once(stack: Stack) -> tuple[int, float]:
     video_id = make_clip(stack, STEPS)
     killed_pid, killed_s, took_s = 0, 0.0, 0.0
     from_step: int | None = None
-    for event in stack.client.videos.events(video_id):
+    for event in stack.client.videos.stream(video_id):
         if event.type == "resumed":
             from_step = int(event.data["from_step"])
         if event.type != "progress" or event.data["phase"] != "denoising":

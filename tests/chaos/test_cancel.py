@@ -13,9 +13,9 @@ from tests.chaos.clips import make_clip
 from tests.chaos.invariants import TERMINAL, assert_done_once, assert_drained, assert_whole_history, follow
 from tests.chaos.workers import num_steps
 
-import vitascope
+import vitascope_client
 from tests.conftest import Stack
-from vitascope import Event
+from vitascope_client import Event
 
 NUM_CANCELS = 20
 
@@ -46,7 +46,7 @@ def assert_one_end(stack: Stack, video_id: str, seen: list[Event], answers: list
     if job["state"] == "completed":
         assert_done_once(stack, video_id)
     else:
-        with pytest.raises(vitascope.APIStatusError) as refused:
+        with pytest.raises(vitascope_client.APIStatusError) as refused:
             stack.client.videos.download(video_id)
         assert refused.value.code == "video_failed"
         ledger = stack.sql("SELECT task_id, attempt FROM ledger WHERE job_id = ?", video_id)

@@ -9,7 +9,7 @@ from tests.chaos.clips import make_clip
 from tests.chaos.invariants import assert_done_once, assert_drained, assert_whole_history, follow
 
 from tests.conftest import SHORT_LEASES, Stack, wait_for
-from vitascope import Event
+from vitascope_client import Event
 
 HOUR_S = 3600
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]

@@ -8,7 +8,7 @@ from tests.chaos.invariants import POOL, assert_done_once, assert_drained, asser
 from tests.chaos.workers import Worker, num_steps
 
 from tests.conftest import Stack, wait_for
-from vitascope import Event
+from vitascope_client import Event
 from vitascope_common import keys
 from vitascope_common.redis_clients import connect
 from vitascope_scheduler.adapters.celery_sender import CelerySender

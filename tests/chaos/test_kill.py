@@ -18,7 +18,7 @@ from tests.chaos.invariants import (
 )
 
 from tests.conftest import SERVICES, Stack, wait_for
-from vitascope import Event
+from vitascope_client import Event
 from vitascope_common.testing import is_alive
 
 PHASES: Mapping[str, Callable[[Event], bool]] = {
@@ -93,7 +93,7 @@ def test_kill_up_itself_and_start_again(own_stack: Callable[[], Stack], tmp_path
     first.client.videos.wait(undisturbed)
     video = make_clip(first)
     waiting = make_clip(first, steps=4)
-    for event in first.client.videos.events(video):
+    for event in first.client.videos.stream(video):
         if event.type == "checkpoint":
             break
     pids = [first.pid(service) for service in SERVICES]
@@ -115,7 +115,7 @@ def test_kill_up_itself_and_start_again(own_stack: Callable[[], Stack], tmp_path
 def test_sigterm_drains_and_the_next_start_goes_on(own_stack: Callable[[], Stack]) -> None:
     first = own_stack()
     video_id = make_clip(first, steps=100)
-    for event in first.client.videos.events(video_id):
+    for event in first.client.videos.stream(video_id):
         if event.type == "progress" and event.data["step"] >= 12:
             break
     pids = [first.pid(service) for service in SERVICES]

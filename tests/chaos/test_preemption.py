@@ -8,7 +8,7 @@ from tests.chaos.invariants import assert_done_once, assert_drained, assert_whol
 from tests.chaos.workers import num_steps
 
 from tests.conftest import PROMPT, SHORT_LEASES, Stack
-from vitascope import Event
+from vitascope_client import Event
 
 STEPS, URGENT_STEPS = 60, 4
 SOON = {"VITASCOPE_SCHEDULER_PREEMPT_AFTER_MS": "100", "VITASCOPE_SCHEDULER_PREEMPT_MIN_RUN_MS": "200"}

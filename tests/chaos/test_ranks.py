@@ -17,7 +17,7 @@ from tests.chaos.invariants import (
 )
 
 from tests.conftest import SHORT_LEASES, Stack, wait_for
-from vitascope import Event
+from vitascope_client import Event
 
 TWO_RANKS = {"VITASCOPE_GPU_WORKER_NUM_RANKS": "2"}
 

@@ -13,7 +13,7 @@ from tests.chaos.clips import make_clip
 from tests.chaos.invariants import assert_done_once, assert_drained, assert_no_event_twice, follow
 
 from tests.conftest import SHORT_LEASES, Stack, wait_for
-from vitascope import Event
+from vitascope_client import Event
 from vitascope_common import keys
 from vitascope_common.redis_clients import connect
 from vitascope_common.testing import SentinelServers, redis_sentinel
@@ -167,6 +167,6 @@ def test_a_history_that_is_gone_is_one_snapshot(chaos: Stack) -> None:
     redis = connect(chaos.state["redis_url"])
     redis.delete(keys.events(video_id), keys.event_fence(video_id))
     redis.close()
-    (again,) = list(chaos.client.videos.events(video_id, last_event_id=seen[0].id))
+    (again,) = list(chaos.client.videos.stream(video_id, last_event_id=seen[0].id))
     assert again.type == "snapshot"
     assert again.data["status"] == "completed"

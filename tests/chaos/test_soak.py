@@ -12,7 +12,7 @@ from tests.chaos.test_kill import pid_of
 from tests.chaos.test_redis_loss import wipe
 
 from tests.conftest import SERVICES, Stack, wait_for
-from vitascope import Event
+from vitascope_client import Event
 
 NUM_JOBS = 24
 NUM_FAULTS = 16

@@ -23,7 +23,7 @@ from tests.chaos.invariants import (
 )
 
 from tests.conftest import SHORT_LEASES, Stack, wait_for
-from vitascope import Event
+from vitascope_client import Event
 from vitascope_common.process import dying_with_parent
 from vitascope_common.testing import free_port
 
@@ -183,7 +183,7 @@ def test_s3_hangs_for_a_while(tmp_path: Path) -> None:
             twin = stack.output(undisturbed, "generate", "latents")["sha256"]
             for moment in ("started", "checkpoint", "decoding", "postprocessing"):
                 video_id, is_hung = make_clip(stack), False
-                for event in stack.client.videos.events(video_id):
+                for event in stack.client.videos.stream(video_id):
                     if event.type == moment and not is_hung:
                         os.kill(s3, signal.SIGSTOP)
                         is_hung = True

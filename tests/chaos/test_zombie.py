@@ -18,7 +18,7 @@ from tests.chaos.invariants import (
 from tests.chaos.workers import Worker, holder_pid, num_steps
 
 from tests.conftest import Stack, wait_for
-from vitascope import Event
+from vitascope_client import Event
 from vitascope_common import events
 from vitascope_common.events import EventType
 from vitascope_common.redis_clients import connect

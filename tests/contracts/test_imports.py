@@ -42,7 +42,7 @@ def test_every_package_of_ours_is_looked_at() -> None:
         ("vitascope_common", "fastapi", "What all services share needs neither"),
         ("vitascope_gateway", "torch", "Only gpu-worker, prompt and trainer see torch"),
         ("vitascope_postproc", "vitascope_models", "Only gpu-worker, prompt and trainer see torch"),
-        ("vitascope", "vitascope_common", "The SDK knows the public API only"),
+        ("vitascope_client", "vitascope_common", "The SDK knows the public API only"),
         ("vitascope_cli", "vitascope_gateway", "The command line imports no service"),
         ("vitascope_trainer", "vitascope_prompt", "The trainer and the services stay apart"),
     ],

@@ -7,9 +7,9 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.conftest import PROMPT, Stack
-from vitascope import InvalidRequestError, Video
 from vitascope_cli.__main__ import app
 from vitascope_cli.stack import default_models_dir
+from vitascope_client import InvalidRequestError, Video
 
 
 @pytest.fixture

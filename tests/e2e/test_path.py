@@ -28,13 +28,13 @@ def test_up_says_where_everything_is(stack: Stack) -> None:
 @pytest.fixture(scope="module")
 def finished(stack: Stack) -> str:
     video = stack.client.videos.create(prompt=PROMPT, seed=1)
-    events = list(stack.client.videos.events(video.id))
+    events = list(stack.client.videos.stream(video.id))
     assert events[-1].type == "completed"
     return video.id
 
 
 def test_a_job_reports_every_step_and_every_checkpoint(stack: Stack, finished: str) -> None:
-    events = list(stack.client.videos.events(finished, last_event_id="0-0"))
+    events = list(stack.client.videos.stream(finished, last_event_id="0-0"))
     types = [event.type for event in events]
     assert types[0] == "queued"
     assert types[-1] == "completed"
@@ -125,7 +125,7 @@ def test_the_stock_openai_client_works(stack: Stack) -> None:
 
 def test_a_running_job_can_be_cancelled_and_the_worker_goes_on(stack: Stack) -> None:
     video = stack.client.videos.create(prompt=PROMPT, num_inference_steps=200)
-    events = stack.client.videos.events(video.id)
+    events = stack.client.videos.stream(video.id)
     for event in events:
         if event.type == "progress" and event.data["step"] >= 5:
             break
@@ -139,7 +139,7 @@ def test_a_running_job_can_be_cancelled_and_the_worker_goes_on(stack: Stack) -> 
 
 def test_one_trace_runs_through_all_six_services(stack: Stack, collector: Collector) -> None:
     video = stack.client.videos.create(prompt=PROMPT, num_inference_steps=200)
-    for event in stack.client.videos.events(video.id):
+    for event in stack.client.videos.stream(video.id):
         if event.type == "checkpoint":
             break
     stack.kill("gpu-worker")  # the trace survives it

@@ -26,7 +26,7 @@ def test_a_job_survives_a_kill_and_another_is_cancelled(postgres_stack: Stack) -
     other = stack.client.videos.create(prompt=PROMPT, seed=4, num_inference_steps=200)
 
     seen, is_killed = [], False
-    for event in stack.client.videos.events(video.id):
+    for event in stack.client.videos.stream(video.id):
         seen.append(event.type)
         if event.type == "checkpoint" and not is_killed:
             stack.kill("gpu-worker")
@@ -35,7 +35,7 @@ def test_a_job_survives_a_kill_and_another_is_cancelled(postgres_stack: Stack) -
     assert "resumed" in seen
     assert stack.client.videos.download(video.id)[4:8] == b"ftyp"
 
-    for event in stack.client.videos.events(other.id):
+    for event in stack.client.videos.stream(other.id):
         if event.type == "progress" and event.data["step"]:
             assert stack.client.videos.cancel(other.id).error.code == "cancelled"
     assert event.type == "cancelled"

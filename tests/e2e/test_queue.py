@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tests.conftest import PROMPT, Stack, wait_for
-from vitascope import Event, Video
+from vitascope_client import Event, Video
 
 STEPS = 100
 
@@ -29,9 +29,9 @@ def place(events: Iterator[Event]) -> Event:
 def test_who_waits_hears_where_it_stands_and_operators_see_why(stack: Stack) -> None:
     client = stack.client
     running = client.videos.create(prompt=PROMPT, num_inference_steps=200)
-    until(client.videos.events(running.id), "started")
+    until(client.videos.stream(running.id), "started")
     behind = short(stack)
-    story = client.videos.events(behind.id)
+    story = client.videos.stream(behind.id)
     shown = place(story).data
     assert shown["position"] == 0
     assert shown["eta_s"] > 0
@@ -55,7 +55,7 @@ def test_who_waits_hears_where_it_stands_and_operators_see_why(stack: Stack) -> 
 def test_a_drained_pool_makes_way_and_then_goes_on_in_order_as_if_undisturbed(stack: Stack) -> None:
     client = stack.client
     running = client.videos.create(prompt=PROMPT, seed=7, num_inference_steps=STEPS)
-    story = client.videos.events(running.id)
+    story = client.videos.stream(running.id)
     next(event for event in story if event.data.get("phase") == "denoising" and event.data["step"] >= 2)
     try:
         assert client.admin.drain("default") == 1
@@ -65,7 +65,7 @@ def test_a_drained_pool_makes_way_and_then_goes_on_in_order_as_if_undisturbed(st
         last, urgent, late = short(stack), short(stack, priority=-10), short(stack, service_class="batch", deadline_s=1)
         error = wait_for("the deadline", lambda: client.videos.retrieve(late.id).error, 15)
         assert error.code == "expired"
-        shown = place(client.videos.events(last.id)).data
+        shown = place(client.videos.stream(last.id)).data
         assert shown["position"] >= 2  # the urgent one and the one that came first
         assert shown["eta_s"] is None  # nobody works
         (pool,) = client.admin.queue("default")

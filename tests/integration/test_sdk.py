@@ -5,22 +5,60 @@ import contextlib
 import os
 import signal
 import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
-from vitascope import InvalidRequestError, ModerationBlockedError, NotFoundError, Vitascope
+from vitascope_client import (
+    AsyncVitascope,
+    InvalidRequestError,
+    ModerationBlockedError,
+    NotFoundError,
+    Progress,
+    Vitascope,
+)
 from vitascope_common import redis_clients
 from vitascope_common.database import Database, migrate
 from vitascope_common.events import Event, EventType, append
 from vitascope_common.testing import free_port, redis_server
-from vitascope_gateway.testing import add_tenant, gateway_process, neighbours
+from vitascope_gateway.testing import GatewayProcess, Neighbours, add_tenant, gateway_process, neighbours
 
 MODELS_DIR = Path(__file__).parents[2] / "models"
+NUM_FOLLOWERS = 50
 
 
-def test_events_survive_a_gateway_that_is_killed_and_comes_back(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Around:
+    """What a gateway needs around it, and a key for whoever asks it."""
+
+    options: dict[str, Any]
+    api_key: str
+    redis: "redis.Redis[str]"
+    neighbours: Neighbours
+    database: Path
+
+    @property
+    def client(self) -> dict[str, str]:
+        return {"base_url": f"http://127.0.0.1:{self.options['port']}", "api_key": self.api_key}
+
+    def go_on(self, video_id: str, step: int) -> str:
+        progress = {"step": step, "steps": 3, "percent": 100 * step / 3, "phase": "denoising", "eta_s": None}
+        return append(self.redis, Event(video_id, EventType.PROGRESS, progress, task="t", attempt=1))
+
+    def complete(self, video_id: str) -> str:
+        with contextlib.closing(sqlite3.connect(self.database)) as connection:
+            connection.execute("UPDATE jobs SET state = 'completed', finished_at_ms = 1")
+            connection.commit()
+        return append(self.redis, Event(video_id, EventType.COMPLETED, {}, version=2))
+
+
+@pytest.fixture
+def around(tmp_path: Path) -> Iterator[Around]:
     path = tmp_path / "vitascope.db"
     url = f"sqlite+aiosqlite:///{path}"
     migrate(url)
@@ -35,9 +73,9 @@ def test_events_survive_a_gateway_that_is_killed_and_comes_back(tmp_path: Path) 
     with (
         redis_server(tmp_path) as redis_url,
         neighbours() as both,
-        contextlib.closing(redis_clients.connect(redis_url)) as redis,
+        contextlib.closing(redis_clients.connect(redis_url)) as connection,
     ):
-        options: dict[str, Any] = {
+        options = {
             "database_url": url,
             "redis_url": redis_url,
             "object_store_url": (tmp_path / "objects").as_uri(),
@@ -46,44 +84,104 @@ def test_events_survive_a_gateway_that_is_killed_and_comes_back(tmp_path: Path) 
             "delivery_url": "http://127.0.0.1:9",
             "port": free_port(),
         }
-        base_url = f"http://127.0.0.1:{options['port']}"
-        with Vitascope(base_url=base_url, api_key=asyncio.run(make_key())) as client, contextlib.ExitStack() as first:
-            gateway = first.enter_context(gateway_process(**options))
-            video = client.videos.create(prompt="a red circle", seed=3, metadata={"a": "b"})
-            assert (video.seed, video.metadata, video.status) == (3, {"a": "b"}, "queued")
-            assert client.videos.retrieve(video.id).queue_position == 2
-            assert [one.id for one in client.videos.list()] == [video.id]
-            assert [model.id for model in client.models()] == ["vita-mini-6"]
-            with pytest.raises(ModerationBlockedError):
-                client.videos.create(prompt="forbidden")
-            with pytest.raises(InvalidRequestError) as wrong:
-                client.videos.create(prompt="x", seconds=7)
-            assert wrong.value.param == "seconds"
-            with pytest.raises(NotFoundError) as early:
-                client.videos.download(video.id)
-            assert early.value.code == "video_not_ready"
+        yield Around(options, asyncio.run(make_key()), connection, both, path)
 
-            appended = [append(redis, Event(video.id, EventType.QUEUED, {}, version=1))]
 
-            def go_on(step: int) -> None:
-                appended.append(append(redis, Event(video.id, EventType.PROGRESS, {"step": step}, task="t", attempt=1)))
+def test_events_survive_a_gateway_that_is_killed_and_comes_back(around: Around) -> None:
+    with Vitascope(**around.client) as client, contextlib.ExitStack() as first:
+        gateway = first.enter_context(gateway_process(**around.options))
+        video = client.videos.create(prompt="a red circle", seed=3, metadata={"a": "b"})
+        assert (video.seed, video.metadata, video.status) == (3, {"a": "b"}, "queued")
+        assert client.videos.retrieve(video.id).queue_position == 2
+        assert [one.id for one in client.videos.list()] == [video.id]
+        assert [model.id for model in client.models()] == ["vita-mini-6"]
+        estimate = client.videos.estimate(prompt="a red circle", seconds=2)
+        assert (estimate.model, estimate.seconds, estimate.service_class) == ("vita-mini-6", "2", "standard")
+        assert estimate.usd == 2 * (client.models()[0].usd_per_second or 0)
+        for made_from in (
+            lambda: client.videos.remix(video.id, prompt="a blue circle", strength=0.5),
+            lambda: client.videos.edit(video=video.id, prompt="a blue circle"),
+            lambda: client.videos.extend(video=video.id, prompt="a blue circle", seconds=2),
+        ):
+            with pytest.raises(NotFoundError) as unfinished:
+                made_from()
+            assert unfinished.value.code == "video_not_ready"
+        with pytest.raises(InvalidRequestError) as file:
+            client.videos.edit(video=b"film", prompt="a blue circle", seed=1, metadata={"a": "b"})
+        assert (file.value.param, file.value.code) == ("video", "unsupported")
+        with pytest.raises(ModerationBlockedError):
+            client.videos.create(prompt="forbidden")
+        with pytest.raises(InvalidRequestError) as wrong:
+            client.videos.create(prompt="x", seconds=7)
+        assert wrong.value.param == "seconds"
+        assert wrong.value.request_id
+        with pytest.raises(NotFoundError) as early:
+            client.videos.download(video.id)
+        assert early.value.code == "video_not_ready"
 
-            events = client.videos.events(video.id)
-            seen = [next(events)]
-            go_on(1)
+        appended = [append(around.redis, Event(video.id, EventType.QUEUED, {}, version=1))]
+        events = client.videos.stream(video.id)
+        seen = [next(events)]
+        appended.append(around.go_on(video.id, 1))
+        seen.append(next(events))
+        os.kill(gateway.process.pid, signal.SIGKILL)
+        gateway.process.wait()
+        appended.append(around.go_on(video.id, 2))
+        with gateway_process(**around.options):
             seen.append(next(events))
+            appended += [around.go_on(video.id, 3), around.complete(video.id)]
+            seen += list(events)
+            told: list[Progress] = []
+            assert client.videos.wait(video.id, on_progress=told.append).status == "completed"
+            assert [now.phase for now in told] == ["completed"]
+            client.videos.delete(video.id)
+            assert around.neighbours.deleted == [("acme", video.id)]
+    assert [event.id for event in seen] == appended
+
+
+@contextlib.asynccontextmanager
+async def in_a_thread(context: AbstractContextManager[GatewayProcess]) -> AsyncIterator[GatewayProcess]:
+    """Enter and leave it in a thread: the client goes on meanwhile."""
+    entered = await asyncio.to_thread(context.__enter__)
+    try:
+        yield entered
+    finally:
+        await asyncio.to_thread(context.__exit__, None, None, None)
+
+
+async def test_many_followers_of_one_client_survive_it_too_and_so_does_who_waits(around: Around) -> None:
+    seen: list[list[str]] = [[] for _ in range(NUM_FOLLOWERS)]
+    told: list[Progress] = []
+    reached = asyncio.Condition()
+
+    async def follow(video_id: str, ids: list[str]) -> None:
+        async for event in client.videos.stream(video_id):
+            if event.id:
+                async with reached:
+                    ids.append(event.id)
+                    reached.notify_all()
+
+    async def until_all_have(num_events: int) -> None:
+        async with asyncio.timeout(60), reached:
+            await reached.wait_for(lambda: all(len(ids) >= num_events for ids in seen))
+
+    async with AsyncVitascope(**around.client) as client, in_a_thread(gateway_process(**around.options)) as gateway:
+        video = await client.videos.create(prompt="a red circle")
+        assert [one.id async for one in client.videos.list()] == [video.id]
+        appended = [append(around.redis, Event(video.id, EventType.QUEUED, {}, version=1))]
+        async with asyncio.TaskGroup() as group:
+            for ids in seen:
+                group.create_task(follow(video.id, ids))
+            waiting = group.create_task(client.videos.wait(video.id, on_progress=told.append))
+            appended.append(around.go_on(video.id, 1))
+            await until_all_have(2)
             os.kill(gateway.process.pid, signal.SIGKILL)
-            gateway.process.wait()
-            go_on(2)
-            with gateway_process(**options):
-                seen.append(next(events))
-                go_on(3)
-                with contextlib.closing(sqlite3.connect(path)) as connection:
-                    connection.execute("UPDATE jobs SET state = 'completed', finished_at_ms = 1")
-                    connection.commit()
-                appended.append(append(redis, Event(video.id, EventType.COMPLETED, {}, version=2)))
-                seen += list(events)
-                assert client.videos.wait(video.id).status == "completed"
-                client.videos.delete(video.id)
-                assert both.deleted == [("acme", video.id)]
-        assert [event.id for event in seen] == appended
+            await asyncio.to_thread(gateway.process.wait)
+            appended.append(around.go_on(video.id, 2))
+            async with in_a_thread(gateway_process(**around.options)):
+                await until_all_have(3)
+                appended.append(around.complete(video.id))
+                finished = await waiting
+    assert finished.status == "completed"
+    assert (told[-1].phase, told[-1].percent) == ("completed", 100)
+    assert seen == [appended] * NUM_FOLLOWERS

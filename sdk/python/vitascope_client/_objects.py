@@ -1,7 +1,7 @@
 """What the server answers with, typed. A field that a newer server adds is in `raw`."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 
@@ -41,6 +41,7 @@ class Video:
     priority: int = 0
     deadline_at: int | None = None  # Unix seconds
     retry_of: str | None = None  # the video whose request this one repeats
+    remixed_from_video_id: str | None = None  # the video that this one is made from
     raw: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     @property
@@ -77,23 +78,9 @@ class Video:
             priority=data.get("priority") or 0,
             deadline_at=data.get("deadline_at"),
             retry_of=data.get("retry_of"),
+            remixed_from_video_id=data.get("remixed_from_video_id"),
             raw=dict(data),
         )
-
-
-@dataclass(frozen=True)
-class VideoPage:
-    """One page of videos; iterating gives the videos of this page."""
-
-    data: tuple[Video, ...]
-    last_id: str | None
-    has_more: bool
-
-    def __iter__(self) -> Iterator[Video]:
-        return iter(self.data)
-
-    def __len__(self) -> int:
-        return len(self.data)
 
 
 @dataclass(frozen=True)
@@ -104,13 +91,47 @@ class Model:
     title: str
     sizes: tuple[str, ...]
     seconds: tuple[str, ...]
+    usd_per_second: float | None = None  # of finished video
     raw: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Model":
         """Read the wire object."""
         sizes, seconds = tuple(data.get("sizes") or ()), tuple(data.get("seconds") or ())
-        return cls(data["id"], data.get("title") or data["id"], sizes, seconds, dict(data))
+        usd_per_second = (data.get("price") or {}).get("per_second")
+        return cls(data["id"], data.get("title") or data["id"], sizes, seconds, usd_per_second, dict(data))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a request would make, cost and wait for, if it were sent now."""
+
+    model: str
+    seconds: str
+    size: str
+    service_class: str
+    usd: float  # list price of the finished video
+    queue_position: int | None  # videos before it; None: not known, as below
+    wait_seconds: float | None  # until it begins
+    run_seconds: float  # from its first step to the last
+    eta_seconds: float | None  # until it is finished
+    raw: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Estimate":
+        """Read the wire object."""
+        return cls(
+            model=data["model"],
+            seconds=str(data["seconds"]),
+            size=data["size"],
+            service_class=data.get("service_class") or "",
+            usd=data["price"],
+            queue_position=data.get("queue_position"),
+            wait_seconds=data.get("wait_seconds"),
+            run_seconds=data.get("run_seconds") or 0.0,
+            eta_seconds=data.get("eta_seconds"),
+            raw=dict(data),
+        )
 
 
 @dataclass(frozen=True)
@@ -123,7 +144,7 @@ class Event:
     without an id say its position (videos before it) and eta_s (seconds until it is expected to be finished, or None).
     """
 
-    id: str  # resumes: events(…, last_event_id=id); "" for a place in the queue, and a snapshot without history
+    id: str  # resumes: stream(…, last_event_id=id); "" for a place in the queue, and a snapshot without history
     type: str
     data: Mapping[str, Any]
 
@@ -138,3 +159,40 @@ class Event:
     def video(self) -> Video | None:
         """The Video that a snapshot carries."""
         return Video.from_json(self.data) if self.type == "snapshot" else None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a video stands."""
+
+    phase: str = "queued"  # queued, loading, denoising, decoding, postprocessing, completed, failed, cancelled
+    percent: float = 0.0
+    step: int = 0
+    steps: int = 0  # 0: not known yet
+    eta_s: float | None = None  # seconds until it is expected to be finished; None: not known
+    position: int | None = None  # videos before it while it waits; None: not known
+
+    @classmethod
+    def of(cls, video: Video) -> "Progress":
+        """Return where this video stands."""
+        position = video.queue_position if video.phase == "queued" else None
+        eta_s = None if video.is_finished else video.eta_seconds
+        return cls(video.phase, video.progress, video.steps_done, video.steps_total, eta_s, position)
+
+    def after(self, event: Event) -> "Progress":
+        """Return where it stands after this event."""
+        if event.video is not None:
+            return Progress.of(event.video)
+        data = event.data
+        if event.type == "progress":
+            phase, step, steps = data.get("phase") or self.phase, data.get("step") or 0, data.get("steps") or 0
+            return Progress(phase, data.get("percent") or 0.0, step, steps, data.get("eta_s"))
+        if event.type == "completed":
+            return replace(self, phase="completed", percent=100.0, step=self.steps, eta_s=None, position=None)
+        if event.type in ("queued", "preempted"):
+            return replace(self, phase="queued", eta_s=data.get("eta_s"), position=data.get("position"))
+        if event.type in ("started", "resumed") and self.phase == "queued":  # the worker may have been faster
+            return replace(self, phase="loading", eta_s=None, position=None)
+        if event.type in ("decoding", "postprocessing", "failed", "cancelled"):
+            return replace(self, phase=event.type, eta_s=None, position=None)
+        return self

@@ -1,12 +1,13 @@
 """The errors of this library.
 
     VitascopeError
+    ├── WebhookVerificationError          a webhook was not signed with this secret, or not now
     └── APIError
         ├── APIConnectionError            the server was not reached, or the connection broke
         │   └── APITimeoutError           it did not answer in time
-        └── APIStatusError                it answered with an error: status, code, param, request_id
-            ├── InvalidRequestError       400, 405, 408, 409, 413, 415, 422
-            │   └── ModerationBlockedError    400, code moderation_blocked
+        └── APIStatusError                it answered with an error: status, code, param, request_id, retry_after_s
+            ├── InvalidRequestError       400, 402, 405, 408, 409, 413, 415, 422, 451
+            │   └── ModerationBlockedError    code moderation_blocked (400) or output_blocked (451)
             ├── AuthenticationError       401
             ├── PermissionDeniedError     403
             ├── NotFoundError             404, 410 (also: video_not_ready, video_failed, video_expired)
@@ -19,6 +20,10 @@ A wrong argument or a missing key is a VitascopeError as well.
 
 class VitascopeError(Exception):
     """Anything that this library raises."""
+
+
+class WebhookVerificationError(VitascopeError):
+    """A webhook was not signed with this secret, or not now."""
 
 
 class APIError(VitascopeError):
@@ -41,7 +46,15 @@ class APIStatusError(APIError):
     """The server answered with an error."""
 
     def __init__(
-        self, message: str, *, status: int, code: str | None, param: str | None, request_id: str | None
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None,
+        param: str | None,
+        request_id: str | None,
+        retry_after_s: float | None = None,
+        is_final: bool = False,
     ) -> None:
         self.status = status
         """HTTP status."""
@@ -51,6 +64,10 @@ class APIStatusError(APIError):
         """The field at fault."""
         self.request_id = request_id
         """Tell it to whoever runs the server."""
+        self.retry_after_s = retry_after_s
+        """When the server wants to be asked again; None: it did not say."""
+        self.is_final = is_final
+        """Whether it said that asking again is of no use."""
         super().__init__(message)
 
     def __str__(self) -> str:
@@ -62,7 +79,7 @@ class InvalidRequestError(APIStatusError):
 
 
 class ModerationBlockedError(InvalidRequestError):
-    """The safety check refused the prompt."""
+    """The safety check refused the prompt, or what was made of it."""
 
 
 class AuthenticationError(APIStatusError):
@@ -85,7 +102,13 @@ class ServerError(APIStatusError):
     """The server cannot serve right now."""
 
 
-def status_error(status: int, body: object, request_id: str | None) -> APIStatusError:
+TRANSIENT = (APIConnectionError, RateLimitError, ServerError)
+"""What may be over in a moment."""
+
+
+def status_error(
+    status: int, body: object, *, request_id: str | None, retry_after_s: float | None, is_final: bool
+) -> APIStatusError:
     """Return the error for an answer; a body that is not the envelope still gives a useful one."""
     envelope = body.get("error") if isinstance(body, dict) else None
     details = envelope if isinstance(envelope, dict) else {}
@@ -98,7 +121,15 @@ def status_error(status: int, body: object, request_id: str | None) -> APIStatus
         429: RateLimitError,
     }
     kind = kinds.get(status, ServerError if status >= 500 else InvalidRequestError)
-    if code == "moderation_blocked":
+    if code in ("moderation_blocked", "output_blocked"):
         kind = ModerationBlockedError
     message = str(details.get("message") or f"The server answered with status {status}.")
-    return kind(message, status=status, code=code, param=details.get("param"), request_id=request_id)
+    return kind(
+        message,
+        status=status,
+        code=code,
+        param=details.get("param"),
+        request_id=request_id,
+        retry_after_s=retry_after_s,
+        is_final=is_final,
+    )

@@ -1,0 +1,68 @@
+"""The client."""
+
+import os
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from vitascope_client._async._admin import AsyncAdmin
+from vitascope_client._async._http import AsyncHttp
+from vitascope_client._async._videos import AsyncVideos
+from vitascope_client._errors import VitascopeError
+from vitascope_client._objects import Model
+
+
+class AsyncVitascope:
+    """A client of one server. Use it as a context manager, or close it."""
+
+    def __init__(
+        self,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        max_retries: int = 4,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Connect lazily.
+
+        Args:
+            base_url: Address of the gateway, with or without `/v1`; default VITASCOPE_BASE_URL.
+            api_key: Default VITASCOPE_API_KEY.
+            timeout_s: How long one answer may take.
+            max_retries: How often a call that may be repeated is.
+            transport: Replaces the network, for tests and proxies.
+        """
+        base_url = base_url or os.environ.get("VITASCOPE_BASE_URL")
+        api_key = api_key or os.environ.get("VITASCOPE_API_KEY")
+        if not base_url:
+            raise VitascopeError("Pass base_url or set VITASCOPE_BASE_URL, for instance http://127.0.0.1:8000.")
+        if not api_key:
+            raise VitascopeError("Pass api_key or set VITASCOPE_API_KEY.")
+        self.base_url = base_url.rstrip("/").removesuffix("/v1")
+        try:
+            self._http = AsyncHttp(
+                self.base_url, api_key, timeout_s=timeout_s, max_retries=max_retries, transport=transport
+            )
+        except (httpx.InvalidURL, UnicodeEncodeError) as error:
+            raise VitascopeError(f"base_url or api_key cannot be used: {error}") from error
+        self.videos = AsyncVideos(self._http)
+        self.admin = AsyncAdmin(self._http)
+
+    async def models(self) -> tuple[Model, ...]:
+        """List the models of the server."""
+        data, _ = await self._http.json("GET", "/v1/models")
+        return tuple(Model.from_json(model) for model in data["data"])
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()

@@ -1,0 +1,102 @@
+"""The events of a video, resumed by themselves."""
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from types import TracebackType
+from typing import Self
+
+from vitascope_client import _runtime
+from vitascope_client._async._http import AsyncHttp
+from vitascope_client._errors import TRANSIENT, APIConnectionError, APIError
+from vitascope_client._objects import Event
+from vitascope_client._retries import pause_after_s
+from vitascope_client._sse import EventParser
+
+SILENCE_S = 45.0
+"""Three missed heartbeats: the connection is dead."""
+LISTEN_S = 30.0
+"""Two heartbeats: whoever waits until a certain time listens to a silent server for no longer, and not at the end."""
+
+
+class AsyncEventStream:
+    """Gives the events of a video until it is finished. Leave early with a `with` block, or by closing it."""
+
+    def __init__(self, http: AsyncHttp, path: str, last_event_id: str | None, give_up_s: float) -> None:
+        self._heard = follow(http, path, last_event_id, give_up_s)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while True:
+            event = await anext(self._heard)
+            if event is not None:
+                return event
+
+    async def aclose(self) -> None:
+        """Close its connection."""
+        await self._heard.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+async def follow(
+    http: AsyncHttp, path: str, last_event_id: str | None, give_up_s: float, silence_s: float = SILENCE_S
+) -> AsyncGenerator[Event | None]:
+    """Yield events until the last one, and None for a heartbeat; resume after the last event that was yielded.
+
+    Raises:
+        APIConnectionError, RateLimitError, ServerError: for `give_up_s` nothing was heard, no event and no heartbeat.
+    """
+    last_id = last_event_id or ""
+    failures, heard_at = 0, time.monotonic()
+    while True:
+        try:
+            async with aclosing(_connection(http, path, last_id, silence_s)) as heard:
+                async for event in heard:
+                    if event is not None:
+                        failures, last_id = 0, event.id or last_id
+                    yield event
+                    heard_at = time.monotonic()  # after the yield: what the caller does in between is no silence
+            return
+        except TRANSIENT as error:
+            wait_s = pause_after_s(error, min(failures, 3))
+            if wait_s is None or time.monotonic() - heard_at > give_up_s:
+                raise
+        await _runtime.async_sleep(wait_s)
+        failures += 1
+
+
+async def listen(http: AsyncHttp, path: str, deadline: float) -> AsyncGenerator[Event]:
+    """Yield events as long as they arrive, up to `LISTEN_S` before the deadline. Ends, and does not raise."""
+    with suppress(APIError):
+        async with aclosing(follow(http, path, None, LISTEN_S / 3, LISTEN_S)) as heard:
+            async for event in heard:
+                if event is not None:
+                    yield event
+                if deadline - time.monotonic() < LISTEN_S:
+                    return
+
+
+async def _connection(http: AsyncHttp, path: str, last_id: str, silence_s: float) -> AsyncGenerator[Event | None]:
+    """Yield what one connection tells; it ends well only when the video is finished."""
+    headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})}
+    async with http.stream(path, headers=headers, read_timeout_s=silence_s) as answer:
+        if answer.status_code == 204:
+            return
+        if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+            raise APIError(f"{answer.url} did not answer with events; is base_url right?")
+        parser = EventParser()
+        async for chunk in answer.aiter_bytes():
+            for event in parser.feed(chunk):
+                yield event
+                if event is not None and event.is_last:
+                    return
+    raise APIConnectionError("The server ended the stream before the video was finished.")
