@@ -233,7 +233,7 @@ def test_errors_arrive_as_the_clients_own(platform: Platform) -> None:
     assert '"1", "2", "3", "4"' in wrong.value.message
     assert wrong.value.request_id
     with pytest.raises(openai.BadRequestError) as wrong:
-        client.videos.create(prompt="a circle", model="sora-2")
+        client.videos.create(prompt="a circle", model="sora-9")
     assert (wrong.value.param, wrong.value.code) == ("model", "invalid_model")
     with pytest.raises(openai.BadRequestError) as wrong:
         client.videos.create(prompt="a circle", model=MODEL, input_reference=b"\x89PNG")
