@@ -410,6 +410,19 @@ def test_a_clip_of_another_size_and_rate_is_covered_by_its_middle(folder: Path, 
     assert (frames[:, :, 20:, 2] - frames[:, :, 20:, 0]).min() > 150
 
 
+@pytest.mark.parametrize(("matrix", "bits", "pixels"), [("bt709", "tv", "yuv420p"), ("bt709", "pc", "yuvj420p")])
+def test_colours_stay_whatever_they_are_coded_in(folder: Path, tmp_path: Path, matrix: str, bits: str, pixels: str):
+    halves = "color=lime:size=128x64:rate=8:duration=1,drawbox=w=64:h=64:color=red:t=fill"
+    coded = (
+        f"scale=out_color_matrix={matrix}:out_range={bits},format={pixels},setparams=range={bits}:colorspace={matrix}"
+    )
+    path = made(folder / "colours.mp4", "-f", "lavfi", "-i", halves, "-vf", coded, "-c:v", "libx264", "-crf", "5")
+    read_clip(path, tmp_path / "x.mkv", LIMITS, width_px=128, height_px=64, fps=8, num_frames=1)
+    frame = frames_of(tmp_path / "x.mkv")[0].astype(int)
+    assert np.abs(frame[32, 32] - (255, 0, 0)).max() < 8
+    assert np.abs(frame[32, 96] - (0, 255, 0)).max() < 8
+
+
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
 def test_a_clip_of_a_phone_is_set_upright(folder: Path, tmp_path: Path, turn: int):
     corner = "color=black:size=64x32:rate=8:duration=1,drawbox=x=0:y=0:w=16:h=16:color=white:t=fill"

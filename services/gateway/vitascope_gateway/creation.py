@@ -14,7 +14,6 @@ from vitascope_common.errors import (
     ModerationBlockedError,
     NotFoundError,
     PermissionDeniedError,
-    UnsupportedError,
     VideoExpiredError,
     VideoNotFinishedError,
     VitascopeError,
@@ -69,6 +68,15 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Upload:
+    """A clip that came with a request."""
+
+    role: ReferenceRole
+    data: bytes
+    clip: SourceClip | None = None  # once it is read
+
+
+@dataclass(frozen=True)
 class Draft:
     """A job that is about to be: what was asked for, by whom, and what is known besides the fields."""
 
@@ -77,6 +85,7 @@ class Draft:
     stored: Sequence[Reference] = ()  # what another job has left; kept once more, under the new one
     retried: JobRecord | None = None
     source: JobRecord | None = None  # whose video is changed or continued
+    upload: Upload | None = None  # what is changed or continued instead
 
     @property
     def remixed_from(self) -> str | None:
@@ -164,7 +173,12 @@ class Creation:
         return await self._once(caller, mark, f"remix {job_id}", fields, draft)
 
     async def edit(self, caller: Caller, fields: Mapping[str, Any], mark: Mark | None = None) -> Created:
-        """Draw over the clip that the field `video` names by another prompt. Raises: as `remix`."""
+        """Draw over the clip that the field `video` names by another prompt: a video, or a file.
+
+        Raises:
+            InvalidMediaError: the file is no clip that can be read.
+            As `remix`.
+        """
 
         async def draft() -> Draft:
             return await self._from_field(caller, fields, ReferenceRole.CHANGE)
@@ -176,7 +190,7 @@ class Creation:
 
         Raises:
             UnsupportedError: the model cannot continue videos.
-            As `remix`.
+            As `edit`.
         """
 
         async def draft() -> Draft:
@@ -245,7 +259,7 @@ class Creation:
         rest = {name: value for name, value in fields.items() if name != "video"}
         video = read_video(fields.get("video"))
         if isinstance(video, bytes):
-            raise UnsupportedError("video cannot be a file yet: name one of your videos by its id.", param="video")
+            return Draft(caller, rest, upload=Upload(role, video))
         return await self._from_video(caller, rest, role, video)
 
     async def _from_video(self, caller: Caller, fields: Mapping[str, Any], role: ReferenceRole, job_id: str) -> Draft:
@@ -270,6 +284,11 @@ class Creation:
         job_id = ids.new_job_id()
         try:
             references = await self._references.keep(job_id, draft.caller.tenant_id, request)
+            if draft.upload is not None:
+                role = draft.upload.role
+                kept, clip = await self._references.keep_clip(job_id, role, draft.upload.data, request)
+                request = self._parse(replace(draft, upload=replace(draft.upload, clip=clip)))
+                references.append(replace(kept, strength=request.strength))
             for one in draft.stored:
                 strength = request.strength if one.role == ReferenceRole.CHANGE else 0.0
                 references.append(replace(await self._references.keep_again(job_id, one), strength=strength))
@@ -280,7 +299,7 @@ class Creation:
         except UnknownOutcomeError:
             raise  # the job may be promised, and then needs them
         except Exception:  # whatever it was: there is no job that needs what was stored for it
-            if request.pictures or draft.stored:
+            if request.pictures or draft.stored or draft.upload:
                 await self._references.forget(job_id)
             raise
         self._hint(job_id)
@@ -292,7 +311,10 @@ class Creation:
         if asked is not None and asked not in [card.id for card in offer.cards]:
             self._catalogue.check(asked)
         source = None if draft.source is None else SourceClip(draft.source.num_frames, draft.source.params["fps"])
-        return parse_request(draft.fields, offer, [one.role for one in draft.stored], source)
+        roles = [one.role for one in draft.stored]
+        if draft.upload is not None:
+            source, roles = draft.upload.clip, [*roles, draft.upload.role]
+        return parse_request(draft.fields, offer, roles, source)
 
     async def _judge(self, tenant_id: str, request: VideoRequest) -> Verdict:
         verdict = await self._prompts.check(tenant_id, request.card.id, request.prompt, request.negative_prompt)

@@ -88,7 +88,10 @@ _STRENGTH = {
     "description": "How much is drawn over: 0 keeps the clip, 1 ignores it.",
 }
 _VIDEO_ID = {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}}
-_VIDEO = "One of your finished videos, by its id."
+_VIDEO = (
+    "One of your finished videos, by its id. In a form also a file: MP4, MOV, WebM or Matroska with H.264, HEVC, VP8, "
+    "VP9, AV1 or FFV1, at most 28 MB and 120 s; it is brought to the size and the rate of the new video."
+)
 
 
 def _body(properties: dict[str, Any], form: dict[str, Any], *required: str, example: dict[str, Any]) -> dict[str, Any]:
@@ -120,13 +123,13 @@ CREATE_BODY = _body(
 REMIX_BODY = _body({"strength": _STRENGTH}, {}, example={"prompt": "a green ring orbiting on white"})
 EDIT_BODY = _body(
     {"strength": _STRENGTH, "video": {"description": _VIDEO, **_VIDEO_ID}},
-    {},
+    {"video": {"description": _VIDEO, "anyOf": [_FILE, _VIDEO_ID]}},
     "video",
     example={"prompt": "a green ring orbiting on white", "video": {"id": "video_0123456789abcdef"}, "strength": 0.75},
 )
 EXTENSION_BODY = _body(
     {"video": {"description": _VIDEO, **_VIDEO_ID}},
-    {},
+    {"video": {"description": _VIDEO, "anyOf": [_FILE, _VIDEO_ID]}},
     "video",
     example={"prompt": "a blue ring orbiting on white", "video": {"id": "video_0123456789abcdef"}, "seconds": "3"},
 )

@@ -8,19 +8,39 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from vitascope_common.errors import CorruptObjectError, ObjectNotFoundError, ReferenceExpiredError, VitascopeError
+from vitascope_common.errors import (
+    CorruptObjectError,
+    DeadlineError,
+    InvalidMediaError,
+    ObjectNotFoundError,
+    ReferenceExpiredError,
+    UnavailableError,
+    VitascopeError,
+)
 from vitascope_common.jobs import Artifact, Reference
-from vitascope_common.objectstore import ObjectStore
-from vitascope_common.references import reference_key
+from vitascope_common.media_probe import CLIP_MEDIA_TYPE, MediaLimits, read_clip
+from vitascope_common.objectstore import ObjectStore, sha256_of
+from vitascope_common.references import ReferenceRole, reference_key
 from vitascope_common.url_guard import UrlGuard
 from vitascope_gateway import pictures
+from vitascope_gateway.body import MAX_BODY_BYTES
 from vitascope_gateway.fetching import PictureFetcher
-from vitascope_gateway.request import PICTURES, VideoRequest
+from vitascope_gateway.request import MAX_EXTENDED_S, PICTURES, SourceClip, VideoRequest
 from vitascope_gateway.threads import BoundedThreads
 
 MAX_DECODING, MAX_WAITING = 2, 16
 """Requests whose pictures are decoded at once, and that wait for it. One of 40 megapixels takes 180 MiB and seconds, as
 WebP 620 MiB."""
+MAX_READING, MAX_WAITING_CLIPS = 2, 6
+"""Clips that are read at once, each in a process of its own, and that wait for it, in memory."""
+CLIP_LIMITS = MediaLimits(
+    max_bytes=MAX_BODY_BYTES,
+    max_pixels=3840 * 2160,
+    max_duration_s=MAX_EXTENDED_S,
+    max_frames=60 * MAX_EXTENDED_S,
+    cpu_s=60,
+    wall_s=120.0,
+)
 
 _log = structlog.stdlib.get_logger("vitascope.gateway")
 
@@ -32,6 +52,7 @@ class JobReferences:
         self._objects = objects
         self._fetcher = PictureFetcher(guard)
         self._decoders = BoundedThreads("pictures", MAX_DECODING, MAX_WAITING)
+        self._readers = BoundedThreads("clips", MAX_READING, MAX_WAITING_CLIPS)
 
     def check(self, request: VideoRequest) -> None:
         """Refuse pictures that nothing will be fetched for, whatever is there. Raises: UrlRefusedError."""
@@ -60,6 +81,36 @@ class JobReferences:
             artifact = Artifact(role, "reference", pictures.MEDIA_TYPE, key, sha256(data).hexdigest(), len(data))
             references.append(Reference(role, artifact))
         return references
+
+    async def keep_clip(
+        self, job_id: str, role: ReferenceRole, data: bytes, request: VideoRequest
+    ) -> tuple[Reference, SourceClip]:
+        """Store a clip that came with a request at the size and rate of its model, as long as the model can use.
+
+        Raises:
+            InvalidMediaError: it is no clip that can be read; UnavailableError: too many wait to be read.
+        """
+        fps, allowed = request.card.defaults.fps, request.card.num_frames.values()
+        num_frames = max(allowed) if role == ReferenceRole.CHANGE else MAX_EXTENDED_S * fps
+        try:
+            return await self._readers.run(self._read, job_id, role, data, request.size_px, fps, num_frames)
+        except InvalidMediaError as error:
+            raise InvalidMediaError(f"video cannot be used. {error.message}", param="video") from error
+        except DeadlineError as error:
+            raise UnavailableError("The video could not be read in time; try again.") from error
+
+    def _read(
+        self, job_id: str, role: ReferenceRole, data: bytes, size_px: tuple[int, int], fps: int, num_frames: int
+    ) -> tuple[Reference, SourceClip]:
+        key, (width_px, height_px) = reference_key(job_id, f"{role}.mkv"), size_px
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "clip"
+            clip = read_clip(
+                data, path, CLIP_LIMITS, width_px=width_px, height_px=height_px, fps=fps, num_frames=num_frames
+            )
+            info = self._objects.put_file(key, path, CLIP_MEDIA_TYPE)
+            artifact = Artifact(role, "reference", CLIP_MEDIA_TYPE, key, sha256_of(path), info.num_bytes)
+        return Reference(role, artifact), SourceClip(clip.num_frames, fps)
 
     async def keep_again(self, job_id: str, reference: Reference) -> Reference:
         """Copy a reference of another job, byte for byte. Raises: ReferenceExpiredError."""
