@@ -7,6 +7,7 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+NODE_STAMP := sdk/js/node_modules/.package-lock.json
 # Python 3.11 or newer, with its venv module.
 FIND_PYTHON = for one in $(BOOTSTRAP_PYTHON) python3.11 python3 python3.12 python3.13; do \
 	  if command -v "$$one" >/dev/null && "$$one" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
@@ -20,7 +21,7 @@ PACKAGES := libs/common/vitascope_common libs/models/vitascope_models services/g
 UNIT := libs services sdk/python cli trainer
 
 .PHONY: help install demo up test check lint types unit contracts format proto sdk bench simulate chaos eval-model \
-  system-deps clean
+  js system-deps clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -88,9 +89,20 @@ chaos: $(STAMP)  ## kill, wipe, freeze and corrupt the running stack in every ph
 eval-model: $(STAMP)  ## score the built-in model on unseen prompts into docs/model.md; MODEL=… another, into out/evaluation; ARGS="--help" lists options
 	@$(PYTHON) -m vitascope_trainer.evaluation $(or $(MODEL),models/vita-mini-6 --out docs) $(ARGS)
 
+js: $(STAMP) $(NODE_STAMP)  ## build and test sdk/js, at last against the whole stack (Node 20 or newer, npm)
+	@cd sdk/js && npm test
+	$(PYTHON) -m pytest tests/e2e/test_js_sdk.py
+
+$(NODE_STAMP): sdk/js/package-lock.json
+	@if ! node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20)'; then \
+	  echo "error: Node 20 or newer is needed, with npm; there is: $$(node --version || echo none)." >&2; exit 1; \
+	fi
+	@cd sdk/js && npm ci
+	@touch $@
+
 system-deps:  ## install the Debian packages that some suites need (root)
 	@.ci/system-deps
 
 clean:  ## remove what make made: .venv, out, caches
-	rm -rf $(VENV) out build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) sdk/js/node_modules sdk/js/dist out build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,7 +1,8 @@
 // npm ci && npm run build && node examples/generate.mjs "a green star spinning on a black background" star.mp4
 //
-// Make one video and save it, with the progress on the way. Needs a running stack: `.venv/bin/vitascope up`. Its address
-// and key come from VITASCOPE_BASE_URL and VITASCOPE_API_KEY; the key of a local stack is in ~/.local/share/vitascope/api_key.
+// Make one video and save it, with the progress on the way. Needs a running stack: `.venv/bin/vitascope up`. Its
+// address and key come from VITASCOPE_BASE_URL and VITASCOPE_API_KEY; the key of a local stack is in
+// ~/.local/share/vitascope/api_key.
 
 import { readFile } from "node:fs/promises";
 import { homedir } from "node:os";

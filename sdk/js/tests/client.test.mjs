@@ -132,7 +132,9 @@ test("an answer that is not the server's own is still an error", async (t) => {
     });
   }
   const { client } = await serve(t, [(response) => response.end("<html>")]);
-  await assert.rejects(client.videos.retrieve(ID), (error) => error instanceof APIError && /baseUrl/.test(error.message));
+  await assert.rejects(client.videos.retrieve(ID), (error) => {
+    return error instanceof APIError && /baseUrl/.test(error.message);
+  });
 });
 
 test("a server that is silent or away is an error of its own", async (t) => {

@@ -1,8 +1,13 @@
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
+import { promisify } from "node:util";
 
 import * as vitascope from "../dist/index.js";
+import { events, json, serve, VIDEO } from "./server.mjs";
 
 /** Return what a built module and all that it imports say, without comments. @param {string} name */
 async function codeOf(name, seen = new Map()) {
@@ -47,4 +52,45 @@ test("the tree at the top of the errors is true", async () => {
   }
   const exported = Object.keys(vitascope).filter((name) => name.endsWith("Error"));
   assert.deepEqual(drawn.map(([, name]) => name).sort(), exported.sort());
+});
+
+test("the sample of the readme runs", async (t) => {
+  const readme = await readFile(new URL("../README.md", import.meta.url), "utf8");
+  const [, sample = ""] = /```js\n([\s\S]*?)```/.exec(readme) ?? [];
+  const progress = { step: 0, steps: 24, percent: 0, phase: "loading", eta_s: null };
+  const { baseUrl } = await serve(t, [
+    json(VIDEO, {}, 202),
+    events([
+      ["1-0", "queued", {}],
+      ["2-0", "progress", progress],
+      ["3-0", "progress", { ...progress, step: 6, percent: 25, phase: "denoising", eta_s: 3.21 }],
+      ["4-0", "completed", {}],
+    ]),
+    json({ ...VIDEO, status: "completed" }),
+    (response) => void response.end("film"),
+    (response) => void response.end("picture"),
+  ]);
+  const folder = await mkdtemp(join(tmpdir(), "vitascope-"));
+  t.after(() => rm(folder, { recursive: true }));
+  const dist = new URL("../dist/", import.meta.url);
+  const code = sample
+    .replace('"vitascope"', JSON.stringify(new URL("index.js", dist)))
+    .replace('"vitascope/node"', JSON.stringify(new URL("node.js", dist)))
+    .replace("http://127.0.0.1:8000", baseUrl)
+    .replace("vs_…", "vs_key");
+  await writeFile(join(folder, "sample.mjs"), code);
+  const { stdout } = await promisify(execFile)(process.execPath, ["sample.mjs"], { cwd: folder });
+  assert.deepEqual(stdout.trim().split("\n"), ["loading 0/24", "denoising 6/24, 4 s left"]);
+  assert.equal(await readFile(join(folder, "video.mp4"), "utf8"), "film");
+  assert.equal(await readFile(join(folder, "video.webp"), "utf8"), "picture");
+});
+
+test("every name that the readme has in code is there", async () => {
+  const readme = await readFile(new URL("../README.md", import.meta.url), "utf8");
+  const client = new vitascope.Vitascope({ baseUrl: "http://a.test", apiKey: "k" });
+  const methods = [...readme.matchAll(/\b(videos|models)\.(\w+)(?=[(`])/g)];
+  assert.ok(methods.length >= 8);
+  for (const [, group = "", name = ""] of methods) {
+    assert.equal(typeof (/** @type {any} */ (client)[group][name]), "function", `${group}.${name}`);
+  }
 });

@@ -21,7 +21,8 @@ export const VIDEO = {
 };
 
 /**
- * @typedef {{ method: string, url: string, headers: import("node:http").IncomingHttpHeaders, body: Buffer, atMs: number }} Asked
+ * @typedef {import("node:http").IncomingHttpHeaders} Headers
+ * @typedef {{ method: string, url: string, headers: Headers, body: Buffer, atMs: number }} Asked
  * @typedef {(response: import("node:http").ServerResponse, asked: Asked) => void} Answer
  */
 

@@ -20,8 +20,7 @@ test("the life of a video: made, followed, waited for, downloaded, listed, delet
   assert.equal(model?.id, "vita-mini-6");
   const video = await client.videos.create({ prompt: PROMPT, seed: 3, metadata: { from: "js" } });
   assert.deepEqual([video.status, video.seed, video.metadata, video.error], ["queued", 3, { from: "js" }, null]);
-  const early = await assert.rejects(client.videos.download(video.id), NotFoundError);
-  assert.equal(early, undefined);
+  await assert.rejects(client.videos.download(video.id), { code: "video_not_ready" });
 
   const events = [];
   for await (const event of client.videos.stream(video.id)) events.push(event);

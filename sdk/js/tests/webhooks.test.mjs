@@ -6,7 +6,8 @@ import { verifyWebhook, VitascopeError, WebhookVerificationError } from "../dist
 
 const KEY = randomBytes(32);
 const SECRET = `whsec_${KEY.toString("base64")}`;
-const EVENT = { id: "evt_1", object: "event", created_at: 1, type: "video.completed", data: { id: "video_1", name: "é🎬" } };
+const DATA = { id: "video_1", name: "é🎬" };
+const EVENT = { id: "evt_1", object: "event", created_at: 1, type: "video.completed", data: DATA };
 const BODY = JSON.stringify(EVENT);
 const NOW_S = () => Math.floor(Date.now() / 1000);
 
