@@ -314,6 +314,26 @@ def test_without_a_key_nothing_is_shown(inside: Any) -> None:
             assert error(answer)["code"] == "invalid_api_key"
 
 
+def test_a_page_of_another_origin_may_ask_and_read_every_answer(inside: Any) -> None:
+    job_id = create(inside)
+    page = {"Origin": "https://app.example"}
+    wish = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,idempotency-key"}
+    leave = inside.request("OPTIONS", "/v1/videos", tenant=None, headers=page | wish)
+    assert leave.status_code == 200
+    assert leave.headers["access-control-allow-origin"] == "*"
+    assert {"authorization", "idempotency-key"} <= set(leave.headers["access-control-allow-headers"].split(","))
+    for tenant, path, status in [
+        ("acme", f"/v1/videos/{job_id}", 200),
+        ("acme", f"/v1/videos/{job_id}/content", 404),
+        (None, f"/v1/videos/{job_id}/events", 401),
+    ]:
+        answer = inside.request("GET", path, tenant=tenant, headers=page)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, "*")
+        assert "access-control-allow-credentials" not in answer.headers
+        exposed = {name.strip() for name in answer.headers["access-control-expose-headers"].split(",")}
+        assert {"x-request-id", "openai-poll-after-ms", "retry-after"} <= exposed
+
+
 def test_another_tenants_video_does_not_exist(inside: Any) -> None:
     job_id = create(inside)
     for method, path in (

@@ -18,6 +18,7 @@ from vitascope_common.events import TERMINAL_EVENTS
 from vitascope_gateway import objects
 from vitascope_gateway.admin import make_admin_router
 from vitascope_gateway.body import read_fields
+from vitascope_gateway.cors import open_to_pages
 from vitascope_gateway.creation import Created, Creation
 from vitascope_gateway.edge import EdgeMiddleware, error_response, install_error_handlers
 from vitascope_gateway.hub import FeedHub
@@ -89,6 +90,7 @@ def make_app(
         redirect_slashes=False,
     )
     app.add_middleware(EdgeMiddleware)
+    open_to_pages(app)
     install_error_handlers(app)
     bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="`Authorization: Bearer vs_…`")
 
