@@ -24,4 +24,4 @@ def test_the_javascript_sdk(stack: Stack) -> None:
         timeout=240,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "pass 5" in ran.stdout
+    assert "pass 6" in ran.stdout

@@ -12,11 +12,11 @@ import {
   type Model,
   type Progress,
   progressOf,
+  type RemixParams,
   UNKNOWN,
   type Video,
   type VideoEvent,
   type VideoPage,
-  type VideoParams,
 } from "./objects.js";
 import { EVENT_STREAM, follow, SILENCE_MS, type StreamOptions } from "./stream.js";
 
@@ -126,17 +126,17 @@ export class Videos {
     return this.#make("/v1/videos", params, options);
   }
 
-  /** Make a video from the request of another one, with another prompt. */
-  async remix(videoId: string, params: VideoParams, options: MakeOptions = {}): Promise<Video> {
+  /** Draw over one of your videos by another prompt: what moves where stays, what it looks like changes. */
+  async remix(videoId: string, params: RemixParams, options: MakeOptions = {}): Promise<Video> {
     return this.#make(`${pathOf(videoId)}/remix`, params, options);
   }
 
-  /** Make a video out of another one, as the prompt says. */
+  /** Draw over a video by another prompt, as `remix` does. */
   edit(params: EditParams, options: MakeOptions = {}): Promise<Video> {
     return this.#make("/v1/videos/edits", params, options);
   }
 
-  /** Make a video that goes on where another one ends. */
+  /** Continue a video; the new one is both, one after the other. */
   extend(params: ExtendParams, options: MakeOptions = {}): Promise<Video> {
     return this.#make("/v1/videos/extensions", params, options);
   }
@@ -150,7 +150,7 @@ export class Videos {
     return this.#make(`${pathOf(videoId)}/retry`, undefined, options);
   }
 
-  /** Return what a video would cost, and when it might be finished, without making it. */
+  /** Say what `create` would make, cost and wait for. Nothing is made. */
   async estimate(params: CreateParams, options: CallOptions = {}): Promise<Estimate> {
     const call = { ...options, method: "POST", body: bodyOf(params) };
     return (await this.#http.json<Estimate>("/v1/videos/estimate", call)).data;

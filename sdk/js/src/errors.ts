@@ -6,8 +6,8 @@
  *     │   ├── APIConnectionError            the server was not reached, or the connection broke
  *     │   │   └── APITimeoutError           it did not answer in time
  *     │   └── APIStatusError                it answered with an error: status, code, param, requestId
- *     │       ├── InvalidRequestError       400, 405, 408, 409, 413, 415, 422
- *     │       │   └── ModerationBlockedError    400, code moderation_blocked
+ *     │       ├── InvalidRequestError       400, 402, 405, 408, 409, 413, 415, 422, 451
+ *     │       │   └── ModerationBlockedError    code moderation_blocked (400) or output_blocked (451)
  *     │       ├── AuthenticationError       401
  *     │       ├── PermissionDeniedError     403
  *     │       ├── NotFoundError             404, 410 (also: video_not_ready, video_failed, video_expired)
@@ -75,7 +75,7 @@ export class APIStatusError extends APIError implements ErrorDetails {
 /** The request cannot be carried out as written; `param` names the field. */
 export class InvalidRequestError extends APIStatusError {}
 
-/** The safety check refused the prompt or a picture. */
+/** The safety check refused the prompt or a picture, or withholds the finished video. */
 export class ModerationBlockedError extends InvalidRequestError {}
 
 /** The API key is missing or not valid. */
@@ -110,7 +110,8 @@ export function statusError(body: unknown, said: Omit<ErrorDetails, "code" | "pa
   const code = text(field(envelope, "code"));
   const message = text(field(envelope, "message")) || `The server answered with status ${said.status}.`;
   const usual = KINDS[said.status] ?? (said.status >= 500 ? ServerError : InvalidRequestError);
-  const Kind = code === "moderation_blocked" ? ModerationBlockedError : usual;
+  const isBlocked = code === "moderation_blocked" || code === "output_blocked";
+  const Kind = isBlocked ? ModerationBlockedError : usual;
   return new Kind(message, { ...said, code, param: text(field(envelope, "param")) });
 }
 

@@ -14,7 +14,7 @@ const RETRIED_STATUS: ReadonlySet<number> = new Set([408, 429, 500, 502, 503, 50
 const BACKOFF_MS = 250;
 const MAX_BACKOFF_MS = 8000;
 /** A server that asks for more patience is told to the caller instead. */
-const MAX_RETRY_AFTER_MS = 60_000;
+const MAX_RETRY_AFTER_MS = 120_000;
 
 /** What replaces the platform's `fetch`. */
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;

@@ -28,14 +28,14 @@ export interface Video {
   readonly expires_at: number | null;
   readonly model: string;
   readonly prompt: string;
-  /** Length of the clip, a number as text: "4". */
+  /** Length of the clip, a number as text: "4". Of an extension: of all of it. */
   readonly seconds: string;
   /** Width and height in pixels: "1280x720". */
   readonly size: string;
   readonly seed: number;
   readonly fps: number;
   readonly num_frames: number;
-  /** The video that this one is a remix of; null: of none. */
+  /** The video that this one changes or continues; null: none. */
   readonly remixed_from_video_id: string | null;
   /** The video whose request this one repeats; null: of none. */
   readonly retry_of: string | null;
@@ -56,9 +56,9 @@ export interface Video {
   readonly priority: number;
   /** When it fails with the code `expired` unless finished, Unix seconds; null: never. */
   readonly deadline_at: number | null;
-  /** Its server-sent events. With a token in it, `streamFromUrl` needs no key. */
+  /** Its server-sent events; opens them for an hour without a key (`streamFromUrl`), so whoever has it follows. */
   readonly events_url: string;
-  /** The same events over a WebSocket; null where the server has none. */
+  /** The same events over a WebSocket, likewise; null where the server has none. */
   readonly websocket_url: string | null;
 }
 
@@ -68,6 +68,12 @@ export interface VideoPage {
   /** Give it as `after` to get the next page; null: the page is empty. */
   readonly last_id: string | null;
   readonly has_more: boolean;
+}
+
+/** What finished video costs. */
+export interface Price {
+  readonly currency: "USD";
+  readonly per_second: number;
 }
 
 /** One model and what it can do. */
@@ -85,10 +91,11 @@ export interface Model {
   readonly fps: number;
   readonly defaults: Readonly<Record<string, string | number>>;
   readonly limits: Readonly<Record<string, unknown>>;
+  readonly price: Price;
 }
 
-/** A picture or a clip: a `Blob` (a `File` is one), its bytes, a data URL or an https URL. */
-export type Media = Blob | Uint8Array | ArrayBuffer | string;
+/** A file: a `Blob` (a `File` is one), or its bytes. */
+export type Upload = Blob | Uint8Array | ArrayBuffer;
 
 /** What a request for a video may say. What is not given is the model's default. */
 export interface VideoParams {
@@ -96,8 +103,10 @@ export interface VideoParams {
   prompt: string;
   model?: string | undefined;
   seconds?: string | number | undefined;
-  /** Width and height in pixels: "1280x720". */
+  /** Width and height in pixels: "1280x720"; or both of these: */
   size?: string | undefined;
+  width?: number | undefined;
+  height?: number | undefined;
   /** 0 to 2³²-1; not given: a random one, which the answer tells. */
   seed?: number | undefined;
   negative_prompt?: string | undefined;
@@ -117,24 +126,51 @@ export interface VideoParams {
 
 /** A video from text, or from pictures where the model can do that. */
 export interface CreateParams extends VideoParams {
-  /** The picture that the video begins with: PNG, JPEG or WebP, at most 10 MiB. */
-  input_reference?: Media | undefined;
+  /** The picture that the video begins with (PNG, JPEG or WebP, at most 10 MiB): a file, a data URL or an https URL. */
+  input_reference?: Upload | string | undefined;
   /** The one that it ends with; needs `input_reference`. */
-  last_frame?: Media | undefined;
+  last_frame?: Upload | string | undefined;
 }
 
-/** A video that is made from another one: one of yours, or a file. */
-export interface EditParams extends VideoParams {
-  video: { readonly id: string } | Media;
+/** One of your videos under another prompt. What is not given is as it was there. */
+export interface RemixParams extends VideoParams {
+  /** How much may change, 0 to 1; default 0.75. */
+  strength?: number | undefined;
 }
 
-/** A video that goes on after another one. */
-export interface ExtendParams extends EditParams {
+/** A video under another prompt: one of yours by its id, or a file. */
+export interface EditParams extends RemixParams {
+  video: string | { readonly id: string } | Upload;
+}
+
+/** A video that goes on: one of yours by its id, or a file. */
+export interface ExtendParams extends VideoParams {
+  video: string | { readonly id: string } | Upload;
+  /** Of what is added, its first frames being the last ones of the video before. */
   seconds: string | number;
 }
 
-/** What a video would cost and how long it would take, as the server puts it. */
-export type Estimate = Readonly<Record<string, unknown>>;
+/** What a request would make, cost and wait for, if it were sent now. */
+export interface Estimate {
+  readonly model: string;
+  readonly seconds: string;
+  readonly size: string;
+  readonly num_frames: number;
+  readonly fps: number;
+  readonly num_inference_steps: number;
+  readonly service_class: string;
+  readonly currency: "USD";
+  /** List price of the finished video. */
+  readonly price: number;
+  /** Videos in front of it; null when unknown. */
+  readonly queue_position: number | null;
+  /** Seconds until it begins; null when unknown. */
+  readonly wait_seconds: number | null;
+  /** Seconds from its first step to the last. */
+  readonly run_seconds: number;
+  /** Seconds until it is finished; null when unknown. */
+  readonly eta_seconds: number | null;
+}
 
 interface EventOf<Type extends string, Data> {
   /** Resumes after this event; null: it is kept nowhere, like a place in the queue. */

@@ -24,7 +24,7 @@ type Ask = (lastEventId: string) => Promise<Opened>;
 
 /**
  * Follow a video until it is finished by an `events_url` that carries a token: no API key is needed, so that a browser
- * may do it. Otherwise as `videos.stream`; an expired token is an AuthenticationError.
+ * may do it. Otherwise as `videos.stream`; an expired token is a PermissionDeniedError with the code `link_expired`.
  */
 export function streamFromUrl(
   eventsUrl: string,

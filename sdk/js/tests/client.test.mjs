@@ -57,7 +57,7 @@ test("what makes videos of videos has its own addresses", async (t) => {
   await client.videos.remix(ID, { prompt: "x" });
   await client.videos.edit({ prompt: "x", video: { id: ID } });
   await client.videos.extend({ prompt: "x", video: new Blob(["film"]), seconds: "4" });
-  await client.videos.extend({ prompt: "x", video: "data:video/mp4;base64,AAAA", seconds: "4" });
+  await client.videos.extend({ prompt: "x", video: ID, seconds: "4" });
   await client.videos.estimate({ prompt: "x" });
   const paths = [`/v1/videos/${ID}/remix`, "/v1/videos/edits", "/v1/videos/extensions", "/v1/videos/extensions"];
   assert.deepEqual(asked.map((one) => one.url), [...paths, "/v1/videos/estimate"]);
@@ -110,6 +110,7 @@ test("an error carries what the server said", async (t) => {
     [413, "body_too_large", vitascope.InvalidRequestError],
     [422, "idempotency_key_reuse", vitascope.InvalidRequestError],
     [429, "quota_exceeded", vitascope.RateLimitError],
+    [451, "output_blocked", vitascope.ModerationBlockedError],
     [503, "unavailable", vitascope.ServerError],
   ];
   for (const [status, code, kind] of table) {

@@ -73,6 +73,26 @@ test("the same key makes one video; a list goes on over pages; what waits can be
   assert.deepEqual([page.data.length, page.has_more], [2, true]);
 });
 
+test("videos of videos: priced, made, drawn over, continued", async () => {
+  const [model] = await client.videos.models();
+  const price = await client.videos.estimate({ prompt: PROMPT, seconds: 1 });
+  assert.deepEqual([price.model, price.seconds, price.currency], [model?.id, "1", "USD"]);
+  assert.equal(price.price, model?.price.per_second);
+  assert.ok(price.run_seconds > 0);
+  const first = await client.videos.create({ prompt: PROMPT, seconds: 1, num_inference_steps: 8 });
+  await assert.rejects(client.videos.remix(first.id, { prompt: "a blue circle" }), { code: "video_not_ready" });
+  assert.equal((await client.videos.wait(first.id)).status, "completed");
+  const short = { num_inference_steps: 8, seconds: 1 };
+  const remix = await client.videos.remix(first.id, { prompt: "a blue circle moving right", strength: 0.5, ...short });
+  const longer = await client.videos.extend({ prompt: PROMPT, video: { id: first.id }, ...short });
+  for (const { id, remixed_from_video_id } of [remix, longer]) {
+    assert.equal(remixed_from_video_id, first.id);
+    assert.equal((await client.videos.wait(id)).status, "completed");
+  }
+  assert.ok(longer.num_frames > first.num_frames);
+  await assert.rejects(client.videos.edit({ prompt: "x", video: new Blob(["film"]) }), { param: "video" });
+});
+
 test("what is refused says why", async () => {
   await assert.rejects(client.videos.create({ prompt: "a naked child" }), (error) => {
     assert.ok(error instanceof ModerationBlockedError);

@@ -130,8 +130,8 @@ test("a page follows by events_url alone: no key, no header that needs leave", a
   for (const { headers } of asked) {
     assert.deepEqual([headers.authorization, headers["last-event-id"]], [undefined, undefined]);
   }
-  const { baseUrl: expired } = await serve(t, [failure(401, "token_expired")]);
-  await assert.rejects(collect(streamFromUrl(`${expired}/events`)), vitascope.AuthenticationError);
+  const { baseUrl: expired } = await serve(t, [failure(403, "link_expired")]);
+  await assert.rejects(collect(streamFromUrl(`${expired}/events`)), vitascope.PermissionDeniedError);
   assert.throws(() => streamFromUrl("/v1/videos/x/events"), vitascope.VitascopeError);
 });
 
