@@ -94,7 +94,7 @@ js: $(STAMP) $(NODE_STAMP)  ## build and test sdk/js, at last against the whole 
 	$(PYTHON) -m pytest tests/e2e/test_js_sdk.py
 
 $(NODE_STAMP): sdk/js/package-lock.json
-	@if ! node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20)'; then \
+	@if ! node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)'; then \
 	  echo "error: Node 20 or newer is needed, with npm; there is: $$(node --version || echo none)." >&2; exit 1; \
 	fi
 	@cd sdk/js && npm ci

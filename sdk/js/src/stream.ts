@@ -60,7 +60,6 @@ export async function* follow(ask: Ask, options: StreamOptions): AsyncGenerator<
         for await (const chunk of opened.chunks()) {
           for (const sent of parser.push(chunk)) {
             failures = 0;
-            lastId = sent.id ?? lastId;
             const event = read(sent);
             yield event;
             if (isLast(event)) return;
