@@ -122,6 +122,10 @@ export interface VideoParams {
   priority?: number | undefined;
   /** Whichever your plan includes. */
   service_class?: "realtime" | "standard" | "batch" | undefined;
+  /** Told of its end; `verifyWebhook` reads what arrives there. */
+  webhook_url?: string | undefined;
+  /** What it is told of; default: all. */
+  webhook_events?: readonly ("video.completed" | "video.failed")[] | undefined;
 }
 
 /** A video from text, or from pictures where the model can do that. */
