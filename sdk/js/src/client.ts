@@ -1,7 +1,7 @@
 /** The client. */
 
 import { APIError, APIStatusError, APITimeoutError, VitascopeError } from "./errors.js";
-import { type Fetch, Http, mayRepeat, pause } from "./http.js";
+import { type Fetch, Http, MAX_TIMER_MS, mayRepeat, pause } from "./http.js";
 import {
   advance,
   type CreateParams,
@@ -218,7 +218,7 @@ export class Videos {
     const late = new APITimeoutError(`Video ${videoId} is not finished after ${timeoutMs / 1000} s. It goes on.`);
     const ends = new AbortController();
     const stop = () => ends.abort(options.signal?.reason);
-    const timer = setTimeout(() => ends.abort(late), timeoutMs);
+    const timer = setTimeout(() => ends.abort(late), Math.min(timeoutMs, MAX_TIMER_MS));
     if (options.signal?.aborted) stop();
     else options.signal?.addEventListener("abort", stop, { once: true });
     try {
@@ -281,8 +281,8 @@ export class Videos {
     return this.downloadTo(
       videoId,
       async (chunks, type) => {
-        const parts: Uint8Array<ArrayBuffer>[] = [];
-        for await (const chunk of chunks) parts.push(chunk);
+        const parts: BlobPart[] = [];
+        for await (const chunk of chunks) parts.push(chunk as BlobPart);
         return new Blob(parts, { type });
       },
       options,
@@ -295,7 +295,7 @@ export class Videos {
    */
   async downloadTo<T>(
     videoId: string,
-    receive: (chunks: AsyncIterable<Uint8Array<ArrayBuffer>>, mediaType: string) => Promise<T>,
+    receive: (chunks: AsyncIterable<Uint8Array>, mediaType: string) => Promise<T>,
     options: DownloadOptions = {},
   ): Promise<T> {
     const path = `${pathOf(videoId)}/content`;

@@ -13,6 +13,8 @@ import {
 const RETRIED_STATUS: ReadonlySet<number> = new Set([408, 429, 500, 502, 503, 504]);
 const BACKOFF_MS = 250;
 const MAX_BACKOFF_MS = 8000;
+/** What a timer can hold: a longer one would end at once. */
+export const MAX_TIMER_MS = 2 ** 31 - 1;
 /** A server that asks for more patience is told to the caller instead. */
 const MAX_RETRY_AFTER_MS = 120_000;
 
@@ -112,7 +114,7 @@ export class Opened {
   }
 
   /** Read the rest piece by piece. What the reader does in between is no silence of the server. */
-  async *chunks(): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
+  async *chunks(): AsyncGenerator<Uint8Array, void, undefined> {
     const reader = this.answer.body?.getReader();
     while (reader !== undefined) {
       const { done, value } = await this.#watch.during(reader.read());
@@ -209,7 +211,7 @@ class Watch {
     const timer = setTimeout(() => {
       isLate = true;
       this.#stop();
-    }, this.#silenceMs);
+    }, Math.min(this.#silenceMs, MAX_TIMER_MS));
     try {
       return await next;
     } catch (cause) {

@@ -166,7 +166,8 @@ test("wait tells how far it is and returns the video", async (t) => {
   ]);
   /** @type {import("../dist/index.js").Progress[]} */
   const seen = [];
-  const video = await client.videos.wait(ID, { onProgress: (progress) => void seen.push(progress) });
+  const onProgress = (/** @type {import("../dist/index.js").Progress} */ progress) => void seen.push(progress);
+  const video = await client.videos.wait(ID, { onProgress, timeoutMs: Infinity });
   assert.equal(video.status, "completed");
   assert.deepEqual(seen.map((one) => [one.status, one.phase, one.percent, one.queue_position, one.eta_s]), [
     ["queued", "queued", 0, null, null],
