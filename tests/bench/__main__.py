@@ -5,7 +5,7 @@ import importlib
 
 from tests.bench.figures import OUT, NotInstalledError, table, write
 
-NAMES = ("dispatch", "fairness", "flood", "models", "queue", "recovery", "trainer", "worker_loop")
+NAMES = ("api", "dispatch", "fairness", "flood", "models", "queue", "recovery", "trainer", "worker_loop")
 
 
 def main() -> int:

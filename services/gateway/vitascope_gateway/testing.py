@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -185,6 +185,7 @@ def gateway_process(
     models_dir: Path,
     delivery_url: str,
     port: int = 0,
+    command: Sequence[str] = (sys.executable, "-m", "vitascope_gateway"),
 ) -> Iterator[GatewayProcess]:
     """Run the gateway; it answers before the block begins and is gone after it."""
     port, metrics_port = port or free_port(), free_port()
@@ -202,7 +203,6 @@ def gateway_process(
         "VITASCOPE_GATEWAY_METRICS_PORT": str(metrics_port),
         "VITASCOPE_LOG_FORMAT": "json",
     }
-    command = [sys.executable, "-m", "vitascope_gateway"]
     with subprocess.Popen(command, env=environ) as process:
         running = GatewayProcess(process, port, metrics_port)
         try:
