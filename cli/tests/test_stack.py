@@ -23,7 +23,7 @@ from vitascope_cli.stack import (
     settings_class,
 )
 from vitascope_common.errors import ConfigurationError
-from vitascope_common.settings import SERVICES
+from vitascope_common.settings import PROCESSES
 
 INHERITED = {
     "PATH": "/usr/bin",
@@ -48,7 +48,7 @@ def stack(data_dir: DataDir) -> Stack:
     return open_stack(data_dir, "127.0.0.1", 0, default_models_dir())
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", PROCESSES)
 def test_every_service_can_read_its_settings_from_its_environment(
     stack: Stack, service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +67,7 @@ def test_every_service_can_read_its_settings_from_its_environment(
 
 
 def test_nobody_gets_what_is_not_theirs(stack: Stack) -> None:
-    environs = {service: stack.environment(service, INHERITED) for service in SERVICES}
+    environs = {service: stack.environment(service, INHERITED) for service in PROCESSES}
     for service, environ in environs.items():
         assert "VITASCOPE_API_KEY" not in environ
         assert "elsewhere" not in "".join(environ.values())
@@ -97,7 +97,7 @@ def test_torchrun_starts_as_many_ranks_as_the_worker_has(stack: Stack) -> None:
 
 def test_no_password_is_in_a_command_line(stack: Stack) -> None:
     specs = stack.specs(INHERITED)
-    assert [spec.name for spec in specs] == [REDIS, *SERVICES]
+    assert [spec.name for spec in specs] == [REDIS, *PROCESSES]
     for spec in specs:
         assert stack.redis_password not in " ".join(spec.command)
     configuration = stack.data_dir.redis / "redis.conf"
@@ -117,15 +117,15 @@ def test_servers_that_are_given_take_the_place_of_its_own(data_dir: DataDir) -> 
     assert scheduler["VITASCOPE_BROKER_URL"].endswith(f"@127.0.0.1:{stack.ports[REDIS]}/1")
     assert database not in stack.environment("gpu-worker", inherited).values()
     assert stack.environment("gpu-worker", inherited)["VITASCOPE_OBJECT_STORE_URL"] == data_dir.object_store_url
-    assert [spec.name for spec in stack.specs({})] == [REDIS, *SERVICES], "its own is the broker still"
+    assert [spec.name for spec in stack.specs({})] == [REDIS, *PROCESSES], "its own is the broker still"
     both = {**given, "VITASCOPE_BROKER_URL": "redis://elsewhere:6379/1"}
     with_both = open_stack(data_dir, "127.0.0.1", 0, default_models_dir(), given=both)
-    assert [spec.name for spec in with_both.specs({})] == list(SERVICES)
+    assert [spec.name for spec in with_both.specs({})] == list(PROCESSES)
 
 
 def test_redis_stops_last_and_nobody_is_forgotten() -> None:
-    assert set(STOP_STAGES) == {REDIS, *SERVICES}
-    assert all(STOP_STAGES[REDIS] > STOP_STAGES[service] for service in SERVICES)
+    assert set(STOP_STAGES) == {REDIS, *PROCESSES}
+    assert all(STOP_STAGES[REDIS] > STOP_STAGES[service] for service in PROCESSES)
 
 
 def test_variables_that_are_not_taken_are_named() -> None:
@@ -146,7 +146,7 @@ def test_misspelt_variables_are_refused() -> None:
     assert "VITASCOPE_REDIS_URL" not in error.value.message
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", PROCESSES)
 def test_services_reach_each_other_without_a_proxy(stack: Stack, service: str) -> None:
     inherited = {"http_proxy": "http://proxy:3128", "no_proxy": "corp.example, 10.0.0.1", "NO_PROXY": "localhost"}
     environ = stack.environment(service, inherited)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from vitascope_cli.stack import default_models_dir
-from vitascope_common.settings import SERVICES
+from vitascope_common.settings import PROCESSES
 from vitascope_common.testing import is_alive
 
 Process = subprocess.Popen
@@ -51,7 +51,7 @@ def test_one_line_one_file_and_an_orderly_end(tmp_path: Path) -> None:
     with starting(tmp_path / "data", "good") as process:
         up = first_line(process)
         assert list(up) == ["base_url", "api_key", "data_dir", "pids"]
-        assert list(up["pids"]) == list(SERVICES)
+        assert list(up["pids"]) == list(PROCESSES)
         assert (tmp_path / "data" / "api_key").read_text().strip() == up["api_key"]
         state_file = tmp_path / "data" / "stack.json"
         state = json.loads(state_file.read_text())
@@ -93,7 +93,7 @@ def test_a_port_that_is_taken_while_it_starts_is_chosen_anew(tmp_path: Path) -> 
         assert process.returncode == 0
         port = robber.read_text().split()[1]
         assert f"another program took port {port} meanwhile; starting again on other ports" in err
-        assert list(up["pids"]) == list(SERVICES)
+        assert list(up["pids"]) == list(PROCESSES)
         assert is_alive(int(robber.read_text().split()[0]))  # who has the port keeps it
     finally:
         if robber.exists():

@@ -1,4 +1,4 @@
-"""The embedded stack: Redis and the six services as processes, and what each of them is told."""
+"""The embedded stack: Redis and the services as processes, and what each of them is told."""
 
 import asyncio
 import difflib
@@ -19,13 +19,15 @@ from vitascope_cli.data_dir import DataDir, write_private
 from vitascope_cli.supervisor import ChildSpec, Probe
 from vitascope_common.errors import ConfigurationError
 from vitascope_common.redis_clients import connect_async
-from vitascope_common.settings import FOREIGN_NAMES, PREFIX, SERVICES, ServiceSettings, service_prefix
+from vitascope_common.settings import FOREIGN_NAMES, PREFIX, PROCESSES, ServiceSettings, package_of, service_prefix
 
 REDIS = "redis"
 DEFAULT_PORT = 8000
 PROBE_TIMEOUT_S = 2.0
 
-PASSED_ON = frozenset({"VITASCOPE_LOG_LEVEL", "VITASCOPE_LOG_FORMAT", "VITASCOPE_OTLP_ENDPOINT"})
+PASSED_ON = frozenset(
+    {"VITASCOPE_LOG_LEVEL", "VITASCOPE_LOG_FORMAT", "VITASCOPE_OTLP_ENDPOINT", "VITASCOPE_URL_ALLOWED_NETWORKS"}
+)
 """Shared variables that `up` hands to every service as it finds them; it sets all others itself."""
 GIVEN = frozenset(
     {"VITASCOPE_DATABASE_URL", "VITASCOPE_REDIS_URL", "VITASCOPE_BROKER_URL", "VITASCOPE_OBJECT_STORE_URL"}
@@ -45,6 +47,7 @@ STOP_STAGES: Mapping[str, int] = {
     "scheduler": 1,
     "prompt": 1,
     "delivery": 1,
+    "webhooks": 1,  # what ended last may still be told
     REDIS: 2,
 }
 STOP_BY_S = (7.8, 8.5, 9.0)
@@ -160,7 +163,7 @@ class Stack:
             ConfigurationError: a number of ranks that is none.
         """
         redis = [self._redis_spec(inherited)] if self._brings_redis else []
-        return [*redis, *(self._service_spec(service, inherited) for service in SERVICES)]
+        return [*redis, *(self._service_spec(service, inherited) for service in PROCESSES)]
 
     def _redis_spec(self, inherited: Mapping[str, str]) -> ChildSpec:
         configuration = self.data_dir.redis / "redis.conf"
@@ -181,7 +184,7 @@ class Stack:
     def _service_spec(self, service: str, inherited: Mapping[str, str]) -> ChildSpec:
         folder = self.data_dir.service(service)
         folder.mkdir(parents=True, exist_ok=True)
-        arguments: tuple[str, ...] = ("-m", f"vitascope_{service.replace('-', '_')}")
+        arguments: tuple[str, ...] = ("-m", package_of(service))
         if service == "gpu-worker":
             shutil.rmtree(folder / "torchrun", ignore_errors=True)  # a folder per start, otherwise left in /tmp
             num_ranks = f"--nproc-per-node={read_num_ranks(inherited)}"
@@ -227,7 +230,7 @@ def open_stack(
             "--port 0 takes any free one."
         )
     public = ["delivery", metrics_name("gateway"), metrics_name("delivery")] + ([] if port else ["gateway"])
-    names = [name for service in SERVICES for name in (service, metrics_name(service))] + [REDIS]
+    names = [name for service in PROCESSES for name in (service, metrics_name(service))] + [REDIS]
     try:
         outside = ports.choose(public, before, host, taken={port})
         private = [name for name in names if name not in (*public, "gateway")]
@@ -270,7 +273,7 @@ def settings_class(service: str) -> type[ServiceSettings]:
         ConfigurationError: the service is not installed.
     """
     # The one look into a service, and at its settings alone; .importlinter says why, beside the contract it passes by.
-    name = f"vitascope_{service.replace('-', '_')}.settings"
+    name = f"{package_of(service)}.settings"
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -288,7 +291,7 @@ def ignored_variables(inherited: Mapping[str, str]) -> list[str]:
         ConfigurationError: names every variable of ours that nothing reads: it is misspelt.
     """
     known, taken = set(FOREIGN_NAMES | READ_BY_UP), set(FOREIGN_NAMES | READ_BY_UP | PASSED_ON | GIVEN)
-    for service in SERVICES:
+    for service in PROCESSES:
         settings = settings_class(service)
         names = {settings.env_name(field): field for field in settings.model_fields}
         known |= names.keys()

@@ -24,7 +24,7 @@ from vitascope_cli.stack import (
 )
 from vitascope_cli.supervisor import StartError, Supervisor
 from vitascope_common.errors import ConfigurationError
-from vitascope_common.settings import SERVICES
+from vitascope_common.settings import PROCESSES
 
 NUM_THREADS_VARIABLE = "VITASCOPE_GPU_WORKER_NUM_THREADS"
 MAX_STARTS = 3
@@ -105,7 +105,7 @@ async def _run(stack: Stack, api_key: str, environ: Mapping[str, str], lock: int
             "base_url": stack.base_url,
             "api_key": api_key,
             "data_dir": str(stack.data_dir.path),
-            "pids": {service: pids[service] for service in SERVICES},
+            "pids": {service: pids[service] for service in PROCESSES},
         }
 
     def write_state(pids: Mapping[str, int]) -> None:

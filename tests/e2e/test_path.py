@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from tests.conftest import PROMPT, SERVICES, Collector, Stack, wait_for
+from vitascope_common.settings import PROCESSES
 
 
 def test_up_says_where_everything_is(stack: Stack) -> None:
     assert set(stack.up) == {"base_url", "api_key", "data_dir", "pids"}
-    assert set(stack.up["pids"]) == set(SERVICES)
+    assert set(stack.up["pids"]) == set(PROCESSES)
     key_file = stack.data_dir / "api_key"
     assert key_file.read_text().strip() == stack.api_key
     assert key_file.stat().st_mode & 0o777 == 0o600

@@ -15,12 +15,12 @@ from vitascope_common.database import Database, migrate
 from vitascope_common.errors import UnavailableError
 from vitascope_common.jobs import GENERATE, JsonParams, Kind, Stage
 from vitascope_common.registry import ModelCard, Registry
-from vitascope_common.tables import METADATA, jobs, outbox, tasks
+from vitascope_common.tables import METADATA, jobs, outbox, tasks, webhook_tenants
 from vitascope_common.tokens import api_key_hash
 from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.admission import NewJob, admit
 from vitascope_gateway.idempotency import Repeatable
-from vitascope_gateway.request import parse_request
+from vitascope_gateway.request import Offer, parse_request
 from vitascope_gateway.testing import add_tenant
 
 MODELS_DIR = Path(__file__).parents[2] / "models"
@@ -67,7 +67,7 @@ def card() -> ModelCard:
 
 
 def new_job(card: ModelCard, tenant_id: str = "acme", **fields: Any) -> NewJob:
-    request = parse_request({"prompt": "a  red\u2028circle 🔴", **fields}, [card], None)
+    request = parse_request({"prompt": "a  red\u2028circle 🔴", **fields}, Offer([card]))
     return NewJob(
         job_id=ids.new_job_id(),
         tenant_id=tenant_id,
@@ -79,6 +79,7 @@ def new_job(card: ModelCard, tenant_id: str = "acme", **fields: Any) -> NewJob:
         labels={"größe": "\x7f\x01"},
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         created_at_ms=ids.now_ms(),
+        hook=request.hook,
     )
 
 
@@ -207,6 +208,22 @@ def test_many_at_once_are_all_written(runner: asyncio.Runner, database: Database
     for row in runner.run(rows(database, outbox)):
         by_job.setdefault(row["job_id"], []).append(row["topic"])
     assert set(map(tuple, by_job.values())) == {("event", "ready")}
+
+
+def test_the_first_request_that_names_a_webhook_makes_the_one_secret_that_signs_for_all(
+    runner: asyncio.Runner, database: Database, card: ModelCard
+) -> None:
+    hook = {"webhook_url": "https://hooks.example.com/?key=1", "webhook_events": ["video.failed"]}
+    told, untold = [new_job(card, **hook) for _ in range(6)], new_job(card, "quiet")
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*(admit(database, job) for job in [*told, untold]))
+
+    runner.run(all_at_once())
+    (tenant,) = runner.run(rows(database, webhook_tenants))
+    assert (tenant["tenant_id"], tenant["num_endpoints"]) == ("acme", 0)
+    stored = {row["job_id"]: (row["webhook_url"], row["webhook_events"]) for row in runner.run(rows(database, jobs))}
+    assert stored == {job.job_id: (hook["webhook_url"], "video.failed") for job in told} | {untold.job_id: (None, "")}
 
 
 @pytest.mark.parametrize("is_named", [True, False])

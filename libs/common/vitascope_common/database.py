@@ -76,7 +76,9 @@ def _translated() -> Iterator[None]:
 def _make_engine(url: str, pool_size: int) -> AsyncEngine:
     if not url.startswith("sqlite"):
         timeouts = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": COMMAND_TIMEOUT_S}
-        return create_async_engine(url, pool_size=pool_size, pool_pre_ping=True, connect_args=timeouts)
+        return create_async_engine(
+            url, pool_size=pool_size, pool_pre_ping=True, hide_parameters=True, connect_args=timeouts
+        )
     engine = create_async_engine(
         url, pool_size=pool_size, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
     )

@@ -28,6 +28,9 @@ from vitascope_common.errors import ConfigurationError
 
 PREFIX = "VITASCOPE_"
 SERVICES = ("gateway", "prompt", "scheduler", "gpu-worker", "postproc", "delivery")
+HOSTS: Mapping[str, str] = {"webhooks": "scheduler"}
+"""Processes of their own, with settings of their own, that live in a service's package: as a package inside it."""
+PROCESSES = (*SERVICES, *HOSTS)
 FOREIGN_NAMES = frozenset({"VITASCOPE_TEST_ALL", "VITASCOPE_API_KEY", "VITASCOPE_BASE_URL"})
 """Read by the tests, the SDKs and the command line, never by a service."""
 FOREIGN_PREFIXES = ("VITASCOPE_CLI_",)
@@ -38,6 +41,12 @@ _OWN_FIELDS = frozenset({"port", "metrics_port"})
 def service_prefix(service: str) -> str:
     """Return how the variables of a service begin: `gpu-worker` gives `VITASCOPE_GPU_WORKER_`."""
     return f"{PREFIX}{service.upper().replace('-', '_')}_"
+
+
+def package_of(process: str) -> str:
+    """Return the package whose `__main__` is a process: `gpu-worker` gives `vitascope_gpu_worker`."""
+    package = f"vitascope_{HOSTS.get(process, process).replace('-', '_')}"
+    return f"{package}.{process}" if process in HOSTS else package
 
 
 class _Environment(PydanticBaseSettingsSource):
@@ -249,7 +258,7 @@ def _shared_fields() -> frozenset[str]:
 def _misspelt(settings: type[ServiceSettings], environ: Mapping[str, str]) -> list[str]:
     """Name each variable of ours that nothing reads; those of other services are theirs to check."""
     known = {settings.env_name(field) for field in {*settings.model_fields, *_shared_fields()}}
-    others = tuple(service_prefix(service) for service in SERVICES if service != settings.service) + FOREIGN_PREFIXES
+    others = tuple(service_prefix(one) for one in PROCESSES if one != settings.service) + FOREIGN_PREFIXES
     problems = []
     for name in sorted(environ):
         upper = name.upper()

@@ -83,6 +83,8 @@ jobs = sa.Table(
     _count("deadline_at_ms", None),  # when it fails with the code "expired" unless it is over
     _text("retry_of", default=None),  # the job whose request this one repeats
     _text("remixed_from", default=None),  # the job whose video this one changes or continues
+    _text("webhook_url", default=None),  # who is told of its end, beside the tenant's endpoints
+    _text("webhook_events"),  # of which ends, separated by spaces; "" = all
     _count("expires_at_ms", None),  # when its files may be swept
     _count("swept_at_ms", None),  # when its work files were removed
     _count("deleted_at_ms", None),  # hidden from its tenant since
@@ -214,4 +216,67 @@ drains = sa.Table(
     sa.Column("worker_id", sa.Text, primary_key=True),  # "" = every worker of the pool
     sa.Column("tenant_id", sa.Text, nullable=False),  # whose key asked
     sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+)
+
+# Written by: gateway. `num_endpoints` is raised and lowered in the transaction that adds or removes one.
+webhook_tenants = sa.Table(
+    "webhook_tenants",
+    METADATA,
+    sa.Column("tenant_id", sa.Text, primary_key=True),
+    sa.Column("secret", sa.Text, nullable=False),  # signs for the URLs that requests name
+    _text("old_secret", default=None),
+    _count("old_secret_expires_at_ms", None),
+    _count("num_endpoints"),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+)
+
+# Written by: gateway. The webhook sender writes `disabled_at_ms` alone, when the receiver says that it is gone.
+webhook_endpoints = sa.Table(
+    "webhook_endpoints",
+    METADATA,
+    sa.Column("endpoint_id", sa.Text, primary_key=True),
+    sa.Column("tenant_id", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("event_types", JSON, nullable=False),  # [type]
+    sa.Column("secret", sa.Text, nullable=False),
+    _text("old_secret", default=None),
+    _count("old_secret_expires_at_ms", None),
+    _count("disabled_at_ms", None),  # it gets nothing since
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("updated_at_ms", sa.BigInteger, nullable=False),
+    sa.Index("ix_webhook_endpoints_tenant", "tenant_id", "created_at_ms", "endpoint_id"),
+)
+
+# Inserted by: scheduler (job manager), in the transaction that ends the job; gateway (replays). Afterwards written by:
+# webhook sender only.
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    METADATA,
+    sa.Column(
+        "delivery_id", sa.Text, primary_key=True
+    ),  # of event and receiver: none is made twice; random for replays
+    sa.Column("tenant_id", sa.Text, nullable=False),
+    sa.Column("event_id", sa.Text, nullable=False),  # the `webhook-id`
+    sa.Column("event_type", sa.Text, nullable=False),
+    sa.Column("job_id", sa.Text, nullable=False),
+    _text("endpoint_id", default=None),  # None: the request named a URL
+    sa.Column("url", sa.Text, nullable=False),  # where it went last; an endpoint's is looked up at each attempt
+    sa.Column("host", sa.Text, nullable=False),  # of `url`: deliveries to one receiver share a few places
+    sa.Column("payload", sa.Text, nullable=False),  # what is signed and sent, the same at each attempt
+    sa.Column("state", sa.Text, nullable=False, server_default="pending"),  # pending, delivered, failed
+    _count("num_attempts"),  # raised when one begins
+    sa.Column("next_at_ms", sa.BigInteger, nullable=False),  # of the next attempt, or when the lease of this one ends
+    _text("claim", default=None),  # the attempt that is being made
+    _text("traceparent"),
+    _count("last_attempt_at_ms", None),
+    _count("last_status", None),  # None: there was no answer
+    _text("last_error", default=None),
+    _count("last_duration_ms", None),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),  # attempts end a day later
+    _count("finished_at_ms", None),
+    sa.Index("ix_webhook_deliveries_page", "tenant_id", "created_at_ms", "delivery_id"),
+    sa.Index("ix_webhook_deliveries_job", "job_id"),
+    _partial_index("ix_webhook_deliveries_due", "next_at_ms", where="state = 'pending'"),
+    _partial_index("ix_webhook_deliveries_finished", "finished_at_ms", where="finished_at_ms IS NOT NULL"),
 )

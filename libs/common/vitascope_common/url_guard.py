@@ -311,6 +311,8 @@ def _is_certificate_fault(error: BaseException | None) -> bool:
 
 async def _body(response: httpx.Response, max_bytes: int, is_cut: bool) -> bytes:
     parts, left = [], max_bytes
+    if is_cut and not left:  # nobody waits for what is not wanted
+        return b""
     async for part in response.aiter_raw():
         if len(part) > left:
             if not is_cut:

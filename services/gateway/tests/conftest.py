@@ -25,6 +25,7 @@ from vitascope_common.url_guard import UrlGuard, UrlPolicy
 from vitascope_gateway.adapters.models import RegistryCatalogue
 from vitascope_gateway.adapters.services import PromptClient, SchedulerClient
 from vitascope_gateway.adapters.sql import SqlStore
+from vitascope_gateway.adapters.webhooks import SqlWebhooks
 from vitascope_gateway.api import make_app
 from vitascope_gateway.creation import Creation
 from vitascope_gateway.hub import FeedHub
@@ -39,6 +40,7 @@ from vitascope_gateway.testing import (
     gateway_process,
     neighbours,
 )
+from vitascope_gateway.webhooks import Webhooks
 
 CARD = """
 id: tiny
@@ -165,6 +167,8 @@ def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Insi
             store, scheduler = SqlStore(database), SchedulerClient(channel)
             objects = open_store((tmp_path / "objects").as_uri())
             prompts, catalogue = PromptClient(channel), RegistryCatalogue(Registry(models_dir))
+            guard = UrlGuard(UrlPolicy.allowing(["127.0.0.1/32"]))
+            webhooks = Webhooks(SqlWebhooks(database), guard)
             gateway = Gateway(
                 store=store,
                 prompts=prompts,
@@ -180,10 +184,11 @@ def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Insi
                 scheduler=scheduler,
                 catalogue=catalogue,
                 objects=objects,
-                guard=UrlGuard(UrlPolicy.allowing(["127.0.0.1/32"])),
+                guard=guard,
+                webhooks=webhooks,
             )
             hub = FeedHub(None)  # type: ignore[arg-type]  # nobody follows
-            app = make_app(gateway, creation, store, hub, NoEvents(), PositionPoller(scheduler))
+            app = make_app(gateway, creation, store, hub, NoEvents(), PositionPoller(scheduler), webhooks=webhooks)
             keys = {name: await add_tenant(database, name) for name in ("acme", "other")}
             keys["ops"] = await add_tenant(database, "ops", classes="realtime", scopes="other admin")
             closing = [creation.drain, channel.close, database.close]

@@ -20,12 +20,14 @@ from vitascope_gateway.adapters.events import RedisEvents
 from vitascope_gateway.adapters.models import RegistryCatalogue
 from vitascope_gateway.adapters.services import PromptClient, SchedulerClient
 from vitascope_gateway.adapters.sql import SqlStore
+from vitascope_gateway.adapters.webhooks import SqlWebhooks
 from vitascope_gateway.api import make_app
 from vitascope_gateway.creation import Creation
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.positions import PositionPoller
 from vitascope_gateway.service import Gateway, MediaLinks
 from vitascope_gateway.settings import GatewaySettings
+from vitascope_gateway.webhooks import Webhooks
 
 DRAIN_S = 4
 
@@ -63,6 +65,8 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
     scheduler_client = SchedulerClient(scheduler)
     places = PositionPoller(scheduler_client)
     prompts, catalogue = PromptClient(prompt), RegistryCatalogue(Registry(settings.models_dir))
+    guard = UrlGuard(UrlPolicy.allowing(settings.allowed_networks))
+    webhooks = Webhooks(SqlWebhooks(database), guard)
     gateway = Gateway(
         store=store,
         prompts=prompts,
@@ -78,11 +82,12 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         scheduler=scheduler_client,
         catalogue=catalogue,
         objects=open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key),
-        guard=UrlGuard(UrlPolicy.allowing(settings.allowed_networks)),
+        guard=guard,
+        webhooks=webhooks,
         default_model=settings.default_model,
         aliases=settings.model_aliases,
     )
-    app = make_app(gateway, creation, store, hub, events, places, public_url=settings.public_url)
+    app = make_app(gateway, creation, store, hub, events, places, webhooks=webhooks, public_url=settings.public_url)
     config = uvicorn.Config(
         app,
         http="h11",

@@ -6,9 +6,10 @@ from hashlib import sha256
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from vitascope_common import ids
+from vitascope_common import ids, webhooks
 from vitascope_common.database import Database
 from vitascope_common.errors import UnavailableError
 from vitascope_common.events import EventType
@@ -24,7 +25,8 @@ from vitascope_common.jobs import (
     params_to_dict,
 )
 from vitascope_common.registry import ModelCard
-from vitascope_common.tables import cost_ratios, jobs, outbox, tasks
+from vitascope_common.tables import cost_ratios, jobs, outbox, tasks, webhook_tenants
+from vitascope_gateway.hook import Hook
 from vitascope_gateway.idempotency import AlreadyMadeError, Repeatable, bind
 
 
@@ -51,6 +53,7 @@ class NewJob:
     deadline_at_ms: int | None = None
     retry_of: str | None = None
     remixed_from: str | None = None
+    hook: Hook | None = None  # whom the request wants to be told of the end
 
     @property
     def cost_s(self) -> float:
@@ -144,6 +147,15 @@ async def _write(connection: AsyncConnection, job: NewJob) -> None:
     for row in rows:
         if row["state"] == TaskState.READY.value:
             await _outbox(connection, job, "ready", {"task_id": row["task_id"]})
+    if job.hook is not None:
+        await keep_webhook_secret(connection, job.tenant_id, job.created_at_ms)
+
+
+async def keep_webhook_secret(connection: AsyncConnection, tenant_id: str, now_ms: int) -> None:
+    """Make the secret that signs for the URLs of a tenant's requests, unless there is one."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    new = insert(webhook_tenants).values(tenant_id=tenant_id, secret=webhooks.new_secret(), created_at_ms=now_ms)
+    await connection.execute(new.on_conflict_do_nothing())
 
 
 async def cost_ratios_of(connection: AsyncConnection, model: str) -> dict[str, float]:
@@ -188,6 +200,8 @@ def _job_row(job: NewJob) -> dict[str, Any]:
         "deadline_at_ms": job.deadline_at_ms,
         "retry_of": job.retry_of,
         "remixed_from": job.remixed_from,
+        "webhook_url": None if job.hook is None else job.hook.url,
+        "webhook_events": "" if job.hook is None else " ".join(job.hook.events),
     }
 
 

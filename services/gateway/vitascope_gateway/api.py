@@ -36,6 +36,8 @@ from vitascope_gateway.objects import (
 from vitascope_gateway.openapi import CREATE_BODY, EDIT_BODY, EXTENSION_BODY, REMIX_BODY, install_openapi
 from vitascope_gateway.service import Caller, Gateway, JobRecord, Store
 from vitascope_gateway.stream import BEGINNING, Histories, JobStream, Places
+from vitascope_gateway.webhooks import Webhooks
+from vitascope_gateway.webhooks_api import make_webhooks_router
 
 SEND_TIMEOUT_S = 20.0
 """A client that takes nothing for this long is gone."""
@@ -80,6 +82,7 @@ def make_app(
     histories: Histories,
     places: Places,
     *,
+    webhooks: Webhooks,
     public_url: str | None = None,
 ) -> FastAPI:
     """Build the application."""
@@ -327,6 +330,7 @@ def make_app(
         """Show one model."""
         return JSONResponse(objects.model(gateway.model(model_id)).model_dump())
 
+    app.include_router(make_webhooks_router(webhooks, caller, _errors))
     app.include_router(make_admin_router(gateway, caller, _errors))
 
     @app.get("/healthz", tags=["health"])

@@ -26,7 +26,7 @@ BODY_TIMEOUT_S = 30.0
 MAX_PARTS = 64
 
 _PARSERS = BoundedThreads("parser", num_threads=2, max_waiting=16)
-_BRACKETS = re.compile(r"([^\[\]]+)(?:\[([^\[\]]+)\])?")
+_BRACKETS = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.+-]+\+json)")
 
 
@@ -40,7 +40,10 @@ class EdgeError(InvalidRequestError):
 
 
 async def read_fields(request: Request) -> dict[str, Any]:
-    """Return the fields of a JSON or multipart body; `a[b]` becomes an object, a file bytes, `extra_body` is merged.
+    """Return the fields of a JSON or multipart body: `a[b]` becomes an object, `a[]` a list, a file bytes.
+
+    `extra_body` is merged.
+
 
     Raises:
         InvalidRequestError: names the field, or the place in the JSON text.
@@ -188,6 +191,12 @@ def _put(fields: dict[str, Any], name: str, value: str | bytes) -> None:
         if root in fields:
             raise _twice(root)
         fields[root] = value
+        return
+    if not key:
+        items = fields.setdefault(root, [])
+        if not isinstance(items, list):
+            raise _twice(root)
+        items.append(value)
         return
     inner = fields.setdefault(root, {})
     if not isinstance(inner, dict) or key in inner:

@@ -38,6 +38,7 @@ from vitascope_gateway.service import (
     Store,
     Verdict,
 )
+from vitascope_gateway.webhooks import Webhooks
 
 SUBMIT_TIMEOUT_S = 1.0
 
@@ -106,6 +107,7 @@ class Creation:
         catalogue: Catalogue,
         objects: ObjectStore,
         guard: UrlGuard,
+        webhooks: Webhooks,
         default_model: str | None = None,
         aliases: Mapping[str, str] | None = None,
     ) -> None:
@@ -115,6 +117,7 @@ class Creation:
         self._scheduler = scheduler
         self._catalogue = catalogue
         self._references = JobReferences(objects, guard)
+        self._webhooks = webhooks
         self._default_model = default_model
         self._aliases = aliases or {}
         self._hints: set[asyncio.Task[None]] = set()
@@ -276,6 +279,7 @@ class Creation:
         """Check, judge, store and admit."""
         request = self._parse(draft)
         class_name = _entitled(draft.caller, request.service_class)
+        self._webhooks.check_hook(request.hook)
         if draft.retried is not None:
             request = replace(request, num_frames_before=draft.retried.params.get("num_frames_before", 0))
             _check_unchanged(request, draft.retried.params)
@@ -363,6 +367,7 @@ def _new_job(
         deadline_at_ms=None if request.deadline_s is None else now_ms + round(request.deadline_s * 1000),
         retry_of=None if draft.retried is None else draft.retried.job_id,
         remixed_from=draft.remixed_from,
+        hook=request.hook,
     )
 
 
@@ -386,6 +391,7 @@ def _record_of(job: NewJob) -> JobRecord:
         deadline_at_ms=job.deadline_at_ms,
         retry_of=job.retry_of,
         remixed_from=job.remixed_from,
+        hook=job.hook,
     )
 
 
@@ -408,6 +414,7 @@ def _fields_of(record: JobRecord) -> dict[str, Any]:
     deadline_at_ms, created_at_ms = record.deadline_at_ms, record.created_at_ms
     return {
         **{name: params[name] for name in names},
+        **({} if record.hook is None else record.hook.fields()),
         "temporal_attention": params.get("temporal_attention"),  # None: the model's
         "prompt": record.prompt,
         "model": record.model,

@@ -5,6 +5,7 @@ from typing import Any, get_args
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from vitascope_common import webhooks
 from vitascope_common.registry_cards import TemporalAttention
 from vitascope_gateway.request import (
     DEADLINE_S,
@@ -75,6 +76,18 @@ _FIELDS: dict[str, Any] = {
             "type": "string",
             "enum": list(SERVICE_CLASSES),
             "description": "One that your plan includes; default: the first of them.",
+        },
+        "webhook_url": {
+            "type": "string",
+            "maxLength": webhooks.MAX_URL_CHARS,
+            "description": "An https URL that is told when the video has ended, signed with the secret of "
+            "GET /v1/webhooks/default/secret.",
+        },
+        "webhook_events": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "string", "enum": list(webhooks.EVENT_TYPES)},
+            "description": "What webhook_url is told; default: all. In a form: words between commas.",
         },
     },
 }

@@ -14,7 +14,8 @@ from vitascope_common.ids import is_job_id
 from vitascope_common.jobs import GenerateParams, Reference
 from vitascope_common.references import NEEDED, ReferenceRole, num_continued_frames
 from vitascope_common.registry import Capability, ModelCard
-from vitascope_gateway import pictures
+from vitascope_gateway import hook, pictures
+from vitascope_gateway.hook import Hook
 
 FIELDS = (
     "prompt",
@@ -37,6 +38,7 @@ FIELDS = (
     "service_class",
     "input_reference",
     "last_frame",
+    *hook.FIELDS,
 )
 CHANGE_FIELDS = ("strength",)
 """Of an edit or a remix, besides."""
@@ -138,6 +140,7 @@ class VideoRequest:
     service_class: str | None = None  # None: the tenant's first
     strength: float = 0.0  # of a change
     num_frames_before: int = 0  # of an extension
+    hook: Hook | None = None
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -231,6 +234,7 @@ def parse_request(
         service_class=_service_class(given.get("service_class")),
         strength=_number("strength", given.get("strength", DEFAULT_STRENGTH), 0, 1) if is_change else 0.0,
         num_frames_before=_num_frames_before(source, card, seconds) if source and not is_change else 0,
+        hook=hook.read_hook(given),
     )
 
 

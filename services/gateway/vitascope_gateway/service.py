@@ -24,6 +24,7 @@ from vitascope_common.jobs import Artifact, JobState
 from vitascope_common.registry import ModelCard
 from vitascope_common.renditions import RENDITIONS
 from vitascope_gateway.admission import NewJob
+from vitascope_gateway.hook import Hook
 from vitascope_gateway.idempotency import Repeatable
 from vitascope_gateway.queue_view import PoolView
 
@@ -87,6 +88,7 @@ class JobRecord:
     deadline_at_ms: int | None = None
     retry_of: str | None = None
     remixed_from: str | None = None
+    hook: Hook | None = None
 
     @property
     def size(self) -> str:

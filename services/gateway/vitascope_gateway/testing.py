@@ -186,6 +186,7 @@ def gateway_process(
     delivery_url: str,
     port: int = 0,
     command: Sequence[str] = (sys.executable, "-m", "vitascope_gateway"),
+    url_allowed_networks: str = "",
 ) -> Iterator[GatewayProcess]:
     """Run the gateway; it answers before the block begins and is gone after it."""
     port, metrics_port = port or free_port(), free_port()
@@ -199,6 +200,7 @@ def gateway_process(
         "VITASCOPE_SCHEDULER_ADDRESS": neighbour_address,
         "VITASCOPE_DELIVERY_URL": delivery_url,
         "VITASCOPE_SIGNING_KEY": SIGNING_KEY,
+        "VITASCOPE_URL_ALLOWED_NETWORKS": url_allowed_networks,
         "VITASCOPE_GATEWAY_PORT": str(port),
         "VITASCOPE_GATEWAY_METRICS_PORT": str(metrics_port),
         "VITASCOPE_LOG_FORMAT": "json",

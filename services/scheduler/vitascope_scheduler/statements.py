@@ -16,8 +16,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vitascope_common import tables
 from vitascope_common.events import EventType
-from vitascope_common.jobs import ACTIVE_JOB, OPEN_TASK, JobState, TaskState, job_states_before, task_states_before
+from vitascope_common.jobs import (
+    ACTIVE_JOB,
+    OPEN_TASK,
+    TERMINAL_JOB,
+    JobState,
+    TaskState,
+    job_states_before,
+    task_states_before,
+)
 from vitascope_scheduler.tasks import TaskRow
+from vitascope_scheduler.webhooks.deliveries import JobEnd, announce
 
 _JOBS, _TASKS, _TENANTS = tables.jobs, tables.tasks, tables.tenants
 _COLUMNS = [_TASKS.c[field.name] for field in fields(TaskRow) if field.name in _TASKS.c]
@@ -124,14 +133,17 @@ async def change_job(
     row: TaskRow | None = None,
     closes: bool = False,
 ) -> bool:
-    """Change a job and say so: version + 1 and the outbox row of the event. False: the job is over already."""
+    """Change a job and say so: version + 1, the outbox row of the event and, of its end, what webhooks tell.
+
+    False: the job is over already.
+    """
     changes = changes or {}
     before = job_states_before(JobState(changes["state"])) if "state" in changes else ACTIVE_JOB
     statement = (
         sa.update(_JOBS)
         .where(_JOBS.c.job_id == job_id, _JOBS.c.state.in_(before))
         .values(version=_JOBS.c.version + 1, **changes)
-        .returning(_JOBS.c.version, _JOBS.c.tenant_id, _JOBS.c.traceparent)
+        .returning(_JOBS.c.version, *(_JOBS.c[field.name] for field in fields(JobEnd)))
     )
     job = (await connection.execute(statement)).one_or_none()
     if job is None:
@@ -140,6 +152,8 @@ async def change_job(
     if row is not None:
         payload |= {"task": row.task_id, "attempt": row.attempt}
     await put_outbox(connection, "event", job_id, job.tenant_id, job.traceparent, payload, now_ms)
+    if job.state in TERMINAL_JOB:
+        await announce(connection, JobEnd(*(getattr(job, field.name) for field in fields(JobEnd))), now_ms)
     return True
 
 

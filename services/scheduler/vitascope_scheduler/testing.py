@@ -1,4 +1,4 @@
-"""For tests: jobs as the gateway admits them, a look into the database, the scheduler as a process."""
+"""For tests: jobs as the gateway admits them, a look into the database, scheduler and webhook sender as processes."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from vitascope_common import ids, tables
+from vitascope_common import ids, tables, webhooks
 from vitascope_common.database import Database
 from vitascope_common.jobs import (
     GENERATE,
@@ -78,6 +79,41 @@ async def add_tenant(database: Database, tenant_id: str = TENANT, weight: float 
         await connection.execute(sa.insert(tables.tenants).values(**values, created_at_ms=ids.now_ms()))
 
 
+async def add_endpoint(
+    database: Database,
+    url: str,
+    *,
+    tenant_id: str = TENANT,
+    event_types: Sequence[str] = webhooks.EVENT_TYPES,
+    **columns: Any,
+) -> str:
+    """Write a webhook endpoint as the gateway does; return its id."""
+    now_ms = ids.now_ms()
+    row: dict[str, Any] = {
+        "endpoint_id": f"we_{now_ms:012x}{os.urandom(10).hex()}",
+        "tenant_id": tenant_id,
+        "name": "test",
+        "url": url,
+        "event_types": list(event_types),
+        "secret": webhooks.new_secret(),
+        "created_at_ms": now_ms,
+        "updated_at_ms": now_ms,
+        **columns,
+    }
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(tables.webhook_endpoints).values(row))
+    return str(row["endpoint_id"])
+
+
+async def add_default_secret(database: Database, tenant_id: str = TENANT) -> str:
+    """Write the secret that signs for URLs which requests name, as the gateway does; return it."""
+    secret = webhooks.new_secret()
+    row = {"tenant_id": tenant_id, "secret": secret, "created_at_ms": ids.now_ms()}
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(tables.webhook_tenants).values(row))
+    return secret
+
+
 async def admit(
     database: Database,
     *,
@@ -90,6 +126,8 @@ async def admit(
     priority: int = 0,
     deadline_at_ms: int | None = None,
     now_ms: int | None = None,
+    webhook_url: str | None = None,
+    webhook_events: str = "",
 ) -> str:
     """Write one job, its tasks and its outbox rows in one transaction; return the job's id."""
     job_id, now_ms = ids.new_job_id(), ids.now_ms() if now_ms is None else now_ms
@@ -104,6 +142,7 @@ async def admit(
         "labels": {},
     }
     job |= {"params": asdict(generate_params()), "version": 1, "deadline_at_ms": deadline_at_ms}
+    job |= {"webhook_url": webhook_url, "webhook_events": webhook_events}
     rows = [
         {
             **common,
@@ -238,6 +277,8 @@ class Sql:
 class SchedulerProcess:
     """`python -m vitascope_scheduler` on one address with short periods, started as often as a test likes."""
 
+    module, service = "vitascope_scheduler", "scheduler"
+
     def __init__(self, database_url: str, redis_url: str, folder: Path) -> None:
         self.address = f"127.0.0.1:{free_port()}"
         self.metrics_port = free_port()
@@ -258,16 +299,16 @@ class SchedulerProcess:
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
-        command = [sys.executable, "-m", "vitascope_scheduler"]
+        command = [sys.executable, "-m", self.module]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, env=self.environment, stderr=log)
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and self.process.poll() is None:
             with suppress(OSError):
-                if 'vitascope_ready{service="scheduler"} 1.0' in self.metrics():
+                if f'vitascope_ready{{service="{self.service}"}} 1.0' in self.metrics():
                     return
             time.sleep(0.02)
-        raise AssertionError(f"the scheduler did not start:\n{self.log.read_text()[-4000:]}")
+        raise AssertionError(f"{self.module} did not start:\n{self.log.read_text()[-4000:]}")
 
     def metrics(self) -> str:
         """Return what it says on `/metrics`. Raises OSError while it is not there."""
@@ -284,3 +325,24 @@ class SchedulerProcess:
         """Kill it if it still runs."""
         if self.process is not None and self.process.poll() is None:
             self.kill()
+
+
+class WebhooksProcess(SchedulerProcess):
+    """`python -m vitascope_scheduler.webhooks`, which may send to this machine."""
+
+    module, service = "vitascope_scheduler.webhooks", "webhooks"
+
+    def __init__(self, database_url: str, folder: Path, *, lease_ms: int = 60_000, retry_ms: int = 10_000) -> None:
+        self.metrics_port = free_port()
+        self.log = folder / "webhooks.log"
+        self.process = None
+        self.environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "VITASCOPE_DATABASE_URL": database_url,
+            "VITASCOPE_LOG_FORMAT": "json",
+            "VITASCOPE_URL_ALLOWED_NETWORKS": "127.0.0.0/8",
+            "VITASCOPE_WEBHOOKS_METRICS_PORT": str(self.metrics_port),
+            "VITASCOPE_WEBHOOKS_POLL_MS": "20",
+            "VITASCOPE_WEBHOOKS_LEASE_MS": str(lease_ms),
+            "VITASCOPE_WEBHOOKS_RETRY_MS": str(retry_ms),
+        }

@@ -2,6 +2,7 @@
 
 from vitascope_common.testing.postgres import postgres_server
 from vitascope_common.testing.processes import free_port, is_alive
+from vitascope_common.testing.receivers import Received, Receiver, webhook_receiver
 from vitascope_common.testing.redis_groups import (
     MASTER_NAME,
     ClusterServers,
@@ -14,6 +15,8 @@ from vitascope_common.testing.redis_servers import RedisServer, debian_redis, re
 __all__ = [
     "MASTER_NAME",
     "ClusterServers",
+    "Received",
+    "Receiver",
     "RedisServer",
     "SentinelServers",
     "debian_redis",
@@ -24,4 +27,5 @@ __all__ = [
     "redis_sentinel",
     "redis_server",
     "wait_for_redis",
+    "webhook_receiver",
 ]

@@ -11,6 +11,7 @@ from vitascope_common.errors import InvalidRequestError
 from vitascope_common.jobs import GENERATE, Artifact, JobState
 from vitascope_common.tables import api_keys, jobs, tasks, tenants
 from vitascope_gateway import admission
+from vitascope_gateway.hook import Hook
 from vitascope_gateway.idempotency import Repeatable, bind, peek
 from vitascope_gateway.request import SERVICE_CLASSES
 from vitascope_gateway.service import Caller, JobRecord
@@ -149,4 +150,5 @@ def _record(row: Any) -> JobRecord:
         deadline_at_ms=row["deadline_at_ms"],
         retry_of=row["retry_of"],
         remixed_from=row["remixed_from"],
+        hook=Hook.stored(row["webhook_url"], row["webhook_events"]),
     )

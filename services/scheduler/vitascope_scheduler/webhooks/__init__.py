@@ -1,0 +1,1 @@
+"""Webhooks: which deliveries there are, and the process that makes them."""
