@@ -46,7 +46,7 @@ def demo(prompt: str, output_dir: Path, models_dir: Path, console: Console) -> i
     """
     signal.signal(signal.SIGTERM, _stop)
     began_s = time.monotonic()
-    console.print("Starting the stack: Redis and six services.", highlight=False)
+    console.print("Starting the stack: Redis, six services and the webhook sender.", highlight=False)
     with (
         tempfile.TemporaryDirectory(prefix="vitascope-demo-") as folder,
         running_stack(Path(folder) / "data", models_dir) as stack,
