@@ -1,8 +1,10 @@
 """Remix and extension through the whole stack, asked for by the stock client and judged by what the frames show."""
 
+import subprocess
 from pathlib import Path
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import openai
 import pytest
@@ -35,6 +37,30 @@ def centres_of(frames_THWC: np.ndarray, colour: int) -> np.ndarray:
     """Return where a colour is, by frame, in columns."""
     columns_TW = columns_of(frames_THWC, colour)
     return np.asarray((columns_TW @ np.arange(columns_TW.shape[1])) / columns_TW.sum(axis=1).clip(1))
+
+
+def test_a_file_of_ones_own_comes_first_in_its_extension(stack: Stack, tmp_path: Path) -> None:
+    path = tmp_path / "own.mp4"
+    source = "color=white:size=640x480:rate=25:duration=2[page];color=red:size=120x120:rate=25[dot];"
+    source += "[page][dot]overlay=x=100+100*t:y=180:shortest=1"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-filter_complex", source, "-c:v", "libx264", str(path)]
+    subprocess.run(command, check=True)
+    with openai.OpenAI(base_url=f"{stack.base_url}/v1", api_key=stack.api_key) as client:
+        longer = client.videos.extend(
+            prompt=PROMPT.format("red"),
+            seconds="2",  # type: ignore[arg-type]
+            video=path,
+            extra_body={"seed": 7},
+        )
+        longer = client.videos.poll(longer.id)
+        assert (longer.status, longer.remixed_from_video_id) == ("completed", None)
+        frames = frames_of(client, longer.id, tmp_path / "longer.mp4")
+    height_px, width_px = frames.shape[1:3]
+    assert width_px == height_px  # of the source the middle: 480 x 480
+    num_before = len(frames) - 17
+    assert num_before > 8
+    seen = centres_of(frames[:num_before], RED) * 480 / width_px
+    assert np.abs(seen - (160 + 100 * np.arange(num_before) / 8 - 80)).max() < 6, "they are the frames of the file"
 
 
 def test_a_remix_has_another_colour_and_the_same_motion_and_an_extension_goes_on(stack: Stack, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The child of media_probe.py: decodes the one clip that it is given as standard input, and says what is in it.
 
-A program: its argument is an order in JSON, its output the answer in JSON. It dies with its parent.
+Its argument is an order in JSON, its output the answer in JSON. It dies with its parent.
 """
 
 import json
@@ -12,6 +12,17 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
+from vitascope_common.errors import InvalidMediaError
+from vitascope_common.process import die_with_parent
+
+PROGRAM = """
+import json, sys
+sys.path += json.loads(sys.argv[1])["packages"]
+from vitascope_common import media_decoder
+media_decoder.main()
+"""
+"""How an isolated Python becomes the child: its argument is the order."""
+ALLOWED = "MP4, MOV, WebM or Matroska with H.264, HEVC, VP8, VP9, AV1 or FFV1"
 # What a decoder is called in libavcodec -> what people call the format; none of these reads anything but its packets.
 DECODERS: Mapping[str, str] = {
     "h264": "h264",
@@ -38,16 +49,9 @@ TURNS: Mapping[int, tuple[tuple[str, str], ...]] = {
 """Filters that set a frame upright, by how far it is turned anticlockwise."""
 
 
-class Fault(Exception):
-    """What is wrong with the clip: the end of a sentence that begins with "The clip"."""
-
-
 def main() -> None:
     """Answer on standard output; ends the process without any tidying that a broken library could hang in."""
     order = json.loads(sys.argv[1])
-    sys.path += order["packages"]
-    from vitascope_common.process import die_with_parent
-
     die_with_parent()
     if os.getppid() != order["parent"]:
         os._exit(1)
@@ -59,12 +63,12 @@ def main() -> None:
     lock(order)
     try:
         answer = examine(av, order)
-    except Fault as fault:
-        answer = {"fault": str(fault)}
+    except InvalidMediaError as error:
+        answer = {"fault": error.message}
     except MemoryError:
-        answer = {"fault": f"needs more than {order['memory_bytes']} bytes of memory to decode"}
+        answer = {"fault": f"The clip needs more than {order['memory_bytes']} bytes of memory to decode."}
     except (av.FFmpegError, ArithmeticError, LookupError, ValueError):  # a damaged file makes anything happen
-        answer = {"fault": "is damaged: it begins like a clip, but cannot be decoded"}
+        answer = {"fault": "The clip is damaged: it begins like a clip, but cannot be decoded."}
     os.write(1, json.dumps(answer).encode())
     os._exit(0)
 
@@ -95,7 +99,7 @@ def at_most(what: int, limit: int) -> int:
 
 
 def examine(av: Any, order: Mapping[str, Any]) -> dict[str, Any]:
-    """Open, decode, and write a clip if one is wanted; returns the answer. Raises Fault."""
+    """Open, decode, and write a clip if one is wanted; returns the answer. Raises InvalidMediaError."""
     file = os.fdopen(0, "rb")
     container_name, demuxer = kind_of(file.read(HEAD_BYTES))
     file.seek(0)
@@ -117,11 +121,11 @@ def examine(av: Any, order: Mapping[str, Any]) -> dict[str, Any]:
     ) as container:
         stream = container.streams.best("video")  # no cover picture, if there is anything else
         if stream is None:
-            raise Fault("has no picture; it must be {allowed}")
+            raise InvalidMediaError(f"The clip has no picture; it must be {ALLOWED}.")
         context = stream.codec_context
         codec = DECODERS.get(context.name if context is not None else "")
         if codec is None:
-            raise Fault("is coded in a way that is not read here; it must be {allowed}")
+            raise InvalidMediaError(f"The clip is coded in a way that is not read here; it must be {ALLOWED}.")
         check_size(context.width, context.height, order)
         if container.duration is not None:
             check_duration(container.duration / av.time_base, order)
@@ -143,31 +147,35 @@ def examine(av: Any, order: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kind_of(head: bytes) -> tuple[str, str]:
-    """Return what a file that begins so is, and the demuxer for it: nothing is left to guessing. Raises Fault."""
+    """Return what a file that begins so is, and its demuxer: nothing is left to guessing. Raises InvalidMediaError."""
     if head[4:8] == b"ftyp":
         return ("mov" if head[8:12] == b"qt  " else "mp4"), "mov"
     if head.startswith(MATROSKA):
         return ("webm" if b"webm" in head else "matroska"), "matroska"
-    raise Fault("is no video; it must be {allowed}")
+    raise InvalidMediaError(f"The clip is no video; it must be {ALLOWED}.")
 
 
 def refuse(url: str, *_: Any) -> Any:
     """Open nothing that a clip refers to."""
-    raise Fault("refers to another file, which is not allowed")
+    raise InvalidMediaError("The clip refers to another file, which is not allowed.")
 
 
 def check_size(width_px: int, height_px: int, order: Mapping[str, Any]) -> None:
-    """Raise Fault when a frame is too large, or nothing."""
+    """Raise InvalidMediaError when a frame is too large, or nothing."""
     if width_px < 1 or height_px < 1:
-        raise Fault(f"has a picture of no size, or of far more than {order['max_pixels']} pixels")
+        raise InvalidMediaError(f"The clip has a picture of no size, or of far more than {order['max_pixels']} pixels.")
     if width_px * height_px > order["max_pixels"]:
-        raise Fault(f"has {width_px} x {height_px} pixels; at most {order['max_pixels']} in all are allowed")
+        raise InvalidMediaError(
+            f"The clip has {width_px} x {height_px} pixels; at most {order['max_pixels']} in all are allowed."
+        )
 
 
 def check_duration(duration_s: float, order: Mapping[str, Any]) -> None:
-    """Raise Fault when a clip lasts too long."""
+    """Raise InvalidMediaError when a clip lasts too long."""
     if duration_s > order["max_duration_s"]:
-        raise Fault(f"lasts {duration_s:.1f} s; at most {order['max_duration_s']:g} s are allowed")
+        raise InvalidMediaError(
+            f"The clip lasts {duration_s:.1f} s; at most {order['max_duration_s']:g} s are allowed."
+        )
 
 
 class Run:
@@ -232,7 +240,7 @@ class Run:
     def _count(self) -> None:
         self.num_frames += 1
         if self.num_frames > self._order["max_frames"]:
-            raise Fault(f"has more than {self._order['max_frames']} frames, which is not allowed")
+            raise InvalidMediaError(f"The clip has more than {self._order['max_frames']} frames, which is not allowed.")
 
     def _see(self, frame: Any, time_base: Fraction) -> None:
         size_px = (frame.width, frame.height)
@@ -240,9 +248,9 @@ class Run:
         if self._size_px is None:
             self._size_px, self._turn = size_px, round(frame.rotation) % 360
         elif size_px != self._size_px:
-            raise Fault("changes its size half-way, which is not supported")
+            raise InvalidMediaError("The clip changes its size half-way, which is not supported.")
         if frame.is_corrupt or frame.pts is None:
-            raise Fault("is damaged: one of its frames cannot be decoded")
+            raise InvalidMediaError("The clip is damaged: one of its frames cannot be decoded.")
         time_s = frame.pts * time_base
         if self._begin_s is None:
             self._begin_s = self._end_s = time_s
@@ -251,7 +259,7 @@ class Run:
 
     def _check_any(self) -> None:
         if self._size_px is None:
-            raise Fault("has no frame that can be decoded")
+            raise InvalidMediaError("The clip has no frame that can be decoded.")
 
 
 def write_clip(av: Any, stream: Any, frames: Iterator[Any], clip: Mapping[str, Any]) -> int:
@@ -312,7 +320,3 @@ def pulled(av: Any, graph: Any) -> Iterator[Any]:
             yield graph.pull()
         except (av.error.BlockingIOError, av.error.EOFError):
             return
-
-
-if __name__ == "__main__":
-    main()

@@ -22,7 +22,6 @@ from typing import Any, BinaryIO
 
 import structlog
 
-from vitascope_common import media_decoder
 from vitascope_common.errors import (
     ConfigurationError,
     DeadlineError,
@@ -30,8 +29,8 @@ from vitascope_common.errors import (
     InvalidMediaError,
     UnavailableError,
 )
+from vitascope_common.media_decoder import ALLOWED, PROGRAM
 
-ALLOWED = "MP4, MOV, WebM or Matroska with H.264, HEVC, VP8, VP9, AV1 or FFV1"
 CLIP_MEDIA_TYPE = "video/x-matroska"
 """Of what `read_clip` writes: FFV1, every frame a key frame, as the gpu-worker writes and reads it."""
 
@@ -164,7 +163,7 @@ def _decode(
         "packages": [str(Path(library.origin).parents[1]), str(Path(__file__).parents[1])],
         "target_fd": fds[0] if fds else None,
     }
-    command = [sys.executable, "-I", "-S", media_decoder.__file__, json.dumps(order)]
+    command = [sys.executable, "-I", "-S", "-c", PROGRAM, json.dumps(order)]
     deadline_s = time.monotonic() + limits.wall_s
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=file, stdout=pipe, stderr=pipe, pass_fds=fds, env={}) as process:
@@ -184,7 +183,7 @@ def _decode(
         _log.error("media.decoder_failed", error=errors.decode(errors="replace")[-1000:])
         raise InternalError("The clip could not be read.") from None
     if "fault" in found:
-        raise InvalidMediaError(f"The clip {found['fault'].format(allowed=ALLOWED)}.")
+        raise InvalidMediaError(found["fault"])
     return found
 
 
