@@ -143,10 +143,9 @@ async def _write(connection: AsyncConnection, job: NewJob) -> None:
     rows = _task_rows(job, await cost_ratios_of(connection, job.card.id))
     await connection.execute(sa.insert(jobs), _job_row(job))
     await connection.execute(sa.insert(tasks), rows)
-    await _outbox(connection, job, "event", {"type": EventType.QUEUED.value, "data": {}, "version": 1})
-    for row in rows:
-        if row["state"] == TaskState.READY.value:
-            await _outbox(connection, job, "ready", {"task_id": row["task_id"]})
+    told = [("event", {"type": EventType.QUEUED.value, "data": {}, "version": 1})]
+    told += [("ready", {"task_id": row["task_id"]}) for row in rows if row["state"] == TaskState.READY.value]
+    await connection.execute(sa.insert(outbox), [_outbox_row(job, topic, payload) for topic, payload in told])
     if job.hook is not None:
         await keep_webhook_secret(connection, job.tenant_id, job.created_at_ms)
 
@@ -164,18 +163,16 @@ async def cost_ratios_of(connection: AsyncConnection, model: str) -> dict[str, f
     return {pool: ratio for pool, ratio in await connection.execute(query)}
 
 
-async def _outbox(connection: AsyncConnection, job: NewJob, topic: str, payload: dict[str, Any]) -> None:
-    """Add one row; one statement each, so that `outbox_id` keeps this order."""
-    await connection.execute(
-        sa.insert(outbox).values(
-            tenant_id=job.tenant_id,
-            job_id=job.job_id,
-            topic=topic,
-            payload=payload,
-            traceparent=job.traceparent,
-            created_at_ms=job.created_at_ms,
-        )
-    )
+def _outbox_row(job: NewJob, topic: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one row; those of one statement are numbered in their order."""
+    return {
+        "tenant_id": job.tenant_id,
+        "job_id": job.job_id,
+        "topic": topic,
+        "payload": payload,
+        "traceparent": job.traceparent,
+        "created_at_ms": job.created_at_ms,
+    }
 
 
 def _job_row(job: NewJob) -> dict[str, Any]:
