@@ -13,18 +13,19 @@ from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 _propagator = TraceContextTextMapPropagator()
-_provider: trace.TracerProvider | None = None
+_tracer: trace.Tracer | None = None
+_NAME = "vitascope"
 
 
 def use_provider(provider: trace.TracerProvider) -> None:
     """Make spans with this provider from now on, in the whole process."""
-    global _provider
-    _provider = provider
+    global _tracer
+    _tracer = provider.get_tracer(_NAME)
 
 
 def tracer() -> trace.Tracer:
     """Return the tracer of this process; before telemetry has started, one whose spans go nowhere."""
-    return (_provider or trace.get_tracer_provider()).get_tracer("vitascope")
+    return _tracer or trace.get_tracer_provider().get_tracer(_NAME)
 
 
 def traceparent_of(context: Context | None = None) -> str:

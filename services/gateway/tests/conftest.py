@@ -139,13 +139,16 @@ class Inside:
         return rows
 
     def lose_next_commit(self) -> None:
-        """Let the database commit once more and lose its answer."""
+        """Let the database commit what is written next and lose its answer."""
+        engine = self.database.engine.sync_engine
 
         def lose(connection: sa.Connection) -> None:
-            connection.connection.commit()
-            raise ConnectionResetError("lost")
+            if not connection.get_execution_options().get("vitascope_read_only"):
+                sa.event.remove(engine, "commit", lose)
+                connection.connection.commit()
+                raise ConnectionResetError("lost")
 
-        sa.event.listen(self.database.engine.sync_engine, "commit", lose, once=True)
+        sa.event.listen(engine, "commit", lose)
 
     async def _request(self, method: str, path: str, tenant: str | None, options: dict[str, Any]) -> httpx.Response:
         headers = dict(options.pop("headers", {}))

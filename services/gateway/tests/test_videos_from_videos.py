@@ -234,12 +234,14 @@ def test_an_estimate_says_price_and_wait_and_makes_nothing(inside: Any) -> None:
     assert inside.sql("SELECT * FROM jobs") == []
     assert inside.neighbours.checked == []
 
+
+def test_an_estimate_knows_what_runs_really_cost(inside: Any) -> None:
     inside.sql(
         "INSERT INTO cost_ratios (pool, model, ratio, estimate_s, num_runs, updated_at_ms) "
         "VALUES ('default', 'tiny', 2.0, 1, 1, 1)"
     )
-    longer = inside.request("POST", "/v1/videos/estimate", json={"prompt": "x", "seconds": "2"}).json()
-    assert longer["run_seconds"] == pytest.approx(2 * run_s, abs=0.06)
+    found = inside.request("POST", "/v1/videos/estimate", json={"prompt": "x", "seconds": "2"}).json()
+    assert found["run_seconds"] == pytest.approx(2 * (1.0 + 0.01 * 24 * 17), abs=0.06)
 
 
 def test_an_estimate_without_a_scheduler_knows_the_price(inside: Any) -> None:

@@ -115,8 +115,12 @@ class UnknownOutcomeError(UnavailableError):
         self.is_repeatable = is_repeatable
 
 
-async def admit(database: Database, job: NewJob, sent: Repeatable | None = None) -> None:
+async def admit(
+    database: Database, job: NewJob, sent: Repeatable | None = None, ratios: Mapping[str, float] | None = None
+) -> None:
     """Write job, tasks, outbox and key in one transaction: after it, the job ends one way or another.
+
+    `ratios` are what `cost_ratios_of` said not long ago; None: it is asked again.
 
     Raises:
         AlreadyMadeError: the same request has made a job before; no other one is written.
@@ -129,7 +133,9 @@ async def admit(database: Database, job: NewJob, sent: Repeatable | None = None)
         async with database.transaction() as connection:
             made = None if sent is None else await bind(connection, sent, job.job_id)
             if made is None:
-                await _write(connection, job)
+                if ratios is None:
+                    ratios = await cost_ratios_of(connection, job.card.id)
+                await _write(connection, job, ratios)
                 is_committing = True
     except UnavailableError as error:
         if is_committing:
@@ -139,8 +145,8 @@ async def admit(database: Database, job: NewJob, sent: Repeatable | None = None)
         raise AlreadyMadeError(made)
 
 
-async def _write(connection: AsyncConnection, job: NewJob) -> None:
-    rows = _task_rows(job, await cost_ratios_of(connection, job.card.id))
+async def _write(connection: AsyncConnection, job: NewJob, ratios: Mapping[str, float]) -> None:
+    rows = _task_rows(job, ratios)
     await connection.execute(sa.insert(jobs), _job_row(job))
     await connection.execute(sa.insert(tasks), rows)
     told = [("event", {"type": EventType.QUEUED.value, "data": {}, "version": 1})]

@@ -1,7 +1,7 @@
 """SQL: keys and tenants, admission, and reading jobs."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +18,7 @@ from vitascope_gateway.service import Caller, JobRecord
 
 KEY_CACHE_S = 5.0
 KEY_CACHE_SIZE = 10_000
+RATIO_CACHE_S = 2.0
 
 _COLUMNS = (
     jobs,
@@ -44,6 +45,7 @@ class SqlStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys: dict[str, tuple[Caller | None, float]] = {}
+        self._ratios: dict[str, tuple[Mapping[str, float], float]] = {}  # by model
 
     async def caller(self, key_sha256: str) -> Caller | None:
         """Return whose key this is; None for one that is unknown or revoked. Cached for a few seconds."""
@@ -70,7 +72,7 @@ class SqlStore:
 
     async def admit(self, job: admission.NewJob, sent: Repeatable | None = None) -> None:
         """Write the job in one transaction."""
-        await admission.admit(self._database, job, sent)
+        await admission.admit(self._database, job, sent, await self._cost_ratios(job.card.id))
 
     async def made(self, sent: Repeatable) -> str | None:
         """Return the job that this request has made already."""
@@ -117,9 +119,18 @@ class SqlStore:
         return [Artifact(**one) for outputs in found for one in outputs]
 
     async def cost_ratio(self, pool: str, model: str) -> float:
-        """Read what admission would multiply the card's estimate by."""
-        async with self._database.read() as connection:
-            return (await admission.cost_ratios_of(connection, model)).get(pool, 1.0)
+        """Return what admission would multiply the card's estimate by."""
+        return (await self._cost_ratios(model)).get(pool, 1.0)
+
+    async def _cost_ratios(self, model: str) -> Mapping[str, float]:
+        """Read them, or remember: they move slowly, and every write waits for the transactions before it."""
+        now = time.monotonic()
+        found, until = self._ratios.get(model, ({}, 0.0))
+        if now >= until:
+            async with self._database.read() as connection:
+                found = await admission.cost_ratios_of(connection, model)
+            self._ratios[model] = found, now + RATIO_CACHE_S
+        return found
 
     async def check(self) -> None:
         """Raise UnavailableError unless the database answers."""
