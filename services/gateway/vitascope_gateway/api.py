@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from vitascope_common import tokens
 from vitascope_common.errors import UnauthenticatedError, UnavailableError, UnsupportedError
 from vitascope_common.events import TERMINAL_EVENTS
-from vitascope_gateway import objects
+from vitascope_gateway import objects, sse
 from vitascope_gateway.admin import make_admin_router
 from vitascope_gateway.body import read_fields
 from vitascope_gateway.cors import open_to_pages
@@ -318,7 +318,7 @@ def make_app(
             return await store.job(tenant_id, video_id)
 
         stream = JobStream(record, last_id, hub=hub, histories=histories, places=places, reload=reload, urls=links)
-        return EventStreamResponse(stream.frames)
+        return EventStreamResponse(sse.frames(stream.batches()))
 
     @app.get("/v1/models", response_model=ModelList, responses=_errors(401, 503), tags=["models"])
     async def list_models(tenant_id: Tenant) -> Response:
@@ -365,7 +365,7 @@ def _created(created: Created, links: Urls) -> Response:
 class EventStreamResponse(Response):
     """Server-sent events. Ends with the generator, with the client, or when the client takes nothing for 20 s."""
 
-    def __init__(self, frames: Callable[[], AsyncGenerator[bytes]]) -> None:
+    def __init__(self, frames: AsyncGenerator[bytes]) -> None:
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -394,7 +394,7 @@ class EventStreamResponse(Response):
             raise results[0]
 
     async def _pump(self, send: Send) -> None:
-        async with aclosing(self._frames()) as frames:
+        async with aclosing(self._frames) as frames:
             async for data in frames:
                 async with asyncio.timeout(SEND_TIMEOUT_S):
                     await send({"type": "http.response.body", "body": data, "more_body": True})

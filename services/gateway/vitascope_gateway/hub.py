@@ -1,7 +1,7 @@
 """One reader of the event feeds per process (in a Redis Cluster one per feed), however many clients follow."""
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -14,6 +14,7 @@ from vitascope_common.errors import UnavailableError
 from vitascope_common.events import StoredEvent
 from vitascope_gateway import metrics
 from vitascope_gateway.service import QueuePosition
+from vitascope_gateway.told import Told, told
 
 MAX_WAITING_EVENTS = 512
 RECONNECT_S = 0.2
@@ -44,7 +45,7 @@ class Signal(Enum):
     CLOSE = "close"  # this process ends
 
 
-Item = StoredEvent | QueuePosition | Signal
+Item = Told | QueuePosition | Signal
 
 
 class Follower:
@@ -53,26 +54,34 @@ class Follower:
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         self.is_dropped = False
-        self._waiting: asyncio.Queue[Item] = asyncio.Queue(MAX_WAITING_EVENTS)
+        self._waiting: deque[Item] = deque()
+        self._is_anything = asyncio.Event()
 
     def put(self, item: Item) -> None:
         """Hand over an event or a place in the queue; when there is no room the follower is lost."""
-        try:
-            self._waiting.put_nowait(item)
-        except asyncio.QueueFull:
-            if not self.is_dropped:
-                metrics.FOLLOWERS_DROPPED.inc()
+        if len(self._waiting) < MAX_WAITING_EVENTS:
+            self._waiting.append(item)
+        elif not self.is_dropped:
+            metrics.FOLLOWERS_DROPPED.inc()
             self.is_dropped = True
+        self._is_anything.set()
 
-    async def next(self, timeout_s: float) -> Item | None:
-        """Return the next item, None after `timeout_s` of silence, CLOSE for one that was dropped."""
+    async def next(self, timeout_s: float) -> Sequence[Item]:
+        """Return what waits, up to a signal; nothing after `timeout_s` of silence, CLOSE for one that was dropped."""
+        if not self._waiting:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._is_anything.wait()
+            except TimeoutError:
+                return ()
         if self.is_dropped:
-            return Signal.CLOSE
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._waiting.get()
-        except TimeoutError:
-            return None
+            return (Signal.CLOSE,)
+        items: list[Item] = []
+        while self._waiting and not (items and isinstance(items[-1], Signal)):
+            items.append(self._waiting.popleft())
+        if not self._waiting:
+            self._is_anything.clear()
+        return items
 
 
 class FeedHub:
@@ -130,8 +139,11 @@ class FeedHub:
                 self._tell(Signal.CATCH_UP, part)
                 async for events in self._batches(positions):
                     for event in events:
-                        for follower in self._followers.get(event.job_id, ()):
-                            follower.put(event)
+                        followers = self._followers.get(event.job_id)
+                        if followers:
+                            one = told(event)
+                            for follower in followers:
+                                follower.put(one)
             except UnavailableError as error:
                 if part in self._live:
                     _log.warning("feed.away", num_feeds=len(part), error=error.message)

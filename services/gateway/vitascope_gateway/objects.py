@@ -6,10 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from vitascope_common.events import EventType, StoredEvent
 from vitascope_common.jobs import JobState
 from vitascope_common.registry import ModelCard
-from vitascope_common.renditions import RENDITIONS
 from vitascope_gateway.creation import Estimate
 from vitascope_gateway.service import JobRecord, QueuePosition
 
@@ -212,16 +210,6 @@ def video_list(records: Sequence[JobRecord], has_more: bool, urls: Urls) -> Vide
         last_id=records[-1].job_id if records else None,
         has_more=has_more,
     )
-
-
-def event_data(event: StoredEvent, urls: Urls) -> dict[str, Any]:
-    """Return the JSON of one event: its own facts, the id of the video and the type."""
-    data = {**event.data, "id": event.job_id, "type": event.type.value}
-    if "preview" in data:
-        data["preview"] = {"step": data["preview"]["step"]}  # where it lies is nobody's business outside
-    if event.type is EventType.COMPLETED:
-        data["urls"] = {variant: urls.content(event.job_id, variant) for variant in RENDITIONS}
-    return data
 
 
 def model(card: ModelCard) -> Model:
