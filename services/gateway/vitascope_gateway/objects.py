@@ -1,7 +1,7 @@
 """The objects of the public API, exactly as they go over the wire. Strict clients read them: `seconds` is a string,
 `progress` an integer, `error` an object or null."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -57,8 +57,8 @@ class Video(BaseModel):
     priority: int = Field(description="Order among your own waiting videos of one class: lower is sooner.")
     deadline_at: int | None = Field(description="When it fails with the code `expired` unless finished, Unix seconds.")
     retry_of: str | None = Field(description="The video whose request this one repeats.")
-    events_url: str = Field(description="Server-sent events of this job.")
-    websocket_url: None = None
+    events_url: str = Field(description="Server-sent events of this job; opens for an hour without a key. A secret.")
+    websocket_url: str = Field(description="The same events as a WebSocket; opens for an hour without a key. A secret.")
 
 
 class VideoList(BaseModel):
@@ -149,18 +149,22 @@ class ErrorEnvelope(BaseModel):
 
 
 class Urls:
-    """The URLs that answers name."""
+    """The URLs that answers name; `token` gives what opens the events of a job without a key, None: nothing does."""
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, token: Callable[[JobRecord], str] | None = None) -> None:
         self._base = f"{base}/v1/videos"
+        self._token = token
 
     def video(self, job_id: str) -> str:
         """URL of the Video object."""
         return f"{self._base}/{job_id}"
 
-    def events(self, job_id: str) -> str:
-        """URL of its event stream."""
-        return f"{self._base}/{job_id}/events"
+    def events(self, record: JobRecord) -> tuple[str, str]:
+        """URLs of its event stream and of its WebSocket."""
+        query = "" if self._token is None else f"?token={self._token(record)}"
+        path = f"{self._base}/{record.job_id}"
+        websocket = path.replace("http", "ws", 1) if path.startswith("http") else path
+        return f"{path}/events{query}", f"{websocket}/ws{query}"
 
     def content(self, job_id: str, variant: str) -> str:
         """URL of one of its files."""
@@ -171,6 +175,7 @@ def video(record: JobRecord, urls: Urls, position: QueuePosition | None = None) 
     """Show a job to its tenant."""
     is_completed = record.state is JobState.COMPLETED
     position = position or QueuePosition()
+    events_url, websocket_url = urls.events(record)
     return Video(
         id=record.job_id,
         status=STATUS[record.state],
@@ -198,7 +203,8 @@ def video(record: JobRecord, urls: Urls, position: QueuePosition | None = None) 
         priority=record.priority,
         deadline_at=_seconds(record.deadline_at_ms),
         retry_of=record.retry_of,
-        events_url=urls.events(record.job_id),
+        events_url=events_url,
+        websocket_url=websocket_url,
     )
 
 

@@ -3,11 +3,12 @@
 An event's stream id orders it within its job: what is not newer than the last one sent is dropped. What Redis does not
 know, SQL does: a `snapshot` (the Video object) stands for events that are lost, and ends the stream of a finished job.
 
-What is told here is encoded elsewhere: `sse.py` for HTTP.
+What is told here is encoded elsewhere: `sse.py` for HTTP, `ws.py` for WebSockets.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from vitascope_common.errors import UnavailableError
@@ -21,6 +22,8 @@ from vitascope_gateway.told import Pause, Told, told, told_completed, told_place
 HEARTBEAT_S = 15.0
 TERMINAL_PATIENCE_S = 2.0
 """How long a job that SQL calls finished may owe its last event."""
+SEND_TIMEOUT_S = 20.0
+"""A client that takes nothing for this long is gone."""
 AWAY_S = 3.0
 """How often a client hears from SQL while Redis is away."""
 BEGINNING = frozenset({"", "0", "0-0"})
@@ -50,8 +53,16 @@ class Places(Protocol):
     def unwatch(self, follower: Follower) -> None: ...
 
 
+class End(Enum):
+    """Why a stream has ended. But for the first, whoever connects again with the last id goes on where it was."""
+
+    FINISHED = "finished"  # or deleted
+    RESTARTING = "restarting"  # this process ends
+    TOO_SLOW = "too slow"
+
+
 class JobStream:
-    """Follows one job for one client."""
+    """Follows one job for one client; `end` says why, once `batches` has ended."""
 
     def __init__(
         self,
@@ -75,6 +86,7 @@ class JobStream:
         self._urls = urls
         self._is_behind = True
         self._is_over = False
+        self.end = End.FINISHED
 
     async def batches(self) -> AsyncGenerator[Sequence[Told | Pause]]:
         """Yield what the client is told, all that is there at once; ends after the terminal event."""
@@ -109,6 +121,7 @@ class JobStream:
                 break
             if item is Signal.CLOSE:
                 self._is_over = True
+                self.end = End.TOO_SLOW if follower.is_dropped else End.RESTARTING
             elif item is Signal.CATCH_UP:
                 self._is_behind = True
             elif isinstance(item, Told):
