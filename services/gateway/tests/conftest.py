@@ -191,9 +191,7 @@ def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Insi
             hub = FeedHub(None)  # type: ignore[arg-type]  # nobody follows
             tokens = FollowTokens(SecretStr(SIGNING_KEY))
             places = PositionPoller(scheduler)
-            app = make_app(
-                gateway, creation, store, hub, NoEvents(), places, webhooks=webhooks, follow_tokens=tokens
-            )
+            app = make_app(gateway, creation, store, hub, NoEvents(), places, webhooks=webhooks, follow_tokens=tokens)
             keys = {name: await add_tenant(database, name) for name in ("acme", "other")}
             keys["ops"] = await add_tenant(database, "ops", classes="realtime", scopes="other admin")
             closing = [creation.drain, channel.close, database.close]

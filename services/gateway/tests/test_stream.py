@@ -114,11 +114,12 @@ class World:
 
 
 async def _frames(stream: JobStream) -> AsyncGenerator[bytes]:
-    """Yield one frame at a time, however many are written at once."""
-    async with contextlib.aclosing(sse.frames(stream.batches())) as writes:
-        async for write in writes:
-            for frame in write.split(b"\n\n")[:-1]:
-                yield frame + b"\n\n"
+    """Yield one frame at a time, however many are there at once."""
+    yield b"retry: 1000\n\n"
+    async with contextlib.aclosing(stream.batches()) as batches:
+        async for batch in batches:
+            for item in batch:
+                yield sse.frame(item)
 
 
 @pytest.fixture(autouse=True)
@@ -288,7 +289,7 @@ async def test_a_full_follower_is_closed_and_its_neighbour_is_not() -> None:
     other.put(one)
     assert await follower.next(1) == (Signal.CLOSE,)
     assert await other.next(1) == [one]
-    assert await other.next(0.01) == ()
+    assert await other.next(0.01) == []
 
 
 async def test_a_closing_hub_ends_every_stream_present_and_future() -> None:

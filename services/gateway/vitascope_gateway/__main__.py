@@ -22,6 +22,7 @@ from vitascope_gateway.adapters.services import PromptClient, SchedulerClient
 from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.adapters.webhooks import SqlWebhooks
 from vitascope_gateway.api import make_app
+from vitascope_gateway.connection import Http
 from vitascope_gateway.creation import Creation
 from vitascope_gateway.follow import FollowTokens
 from vitascope_gateway.hub import FeedHub
@@ -103,7 +104,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
     )
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=Http,
         ws="websockets-sansio",
         ws_max_size=ws.MAX_INCOMING_BYTES,
         ws_ping_interval=ws.PING_S,

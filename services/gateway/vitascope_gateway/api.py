@@ -1,9 +1,6 @@
 """The public REST API: routes, authentication and documentation. The wire format is that of OpenAI's /v1/videos."""
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Header, Query, Request, WebSocket
@@ -11,11 +8,10 @@ from fastapi.requests import HTTPConnection
 from fastapi.security import APIKeyQuery, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.types import Receive, Scope, Send
 
 from vitascope_common import tokens
 from vitascope_common.errors import UnauthenticatedError, UnavailableError, UnsupportedError
-from vitascope_gateway import objects, sse, ws
+from vitascope_gateway import objects, ws
 from vitascope_gateway.admin import make_admin_router
 from vitascope_gateway.body import read_fields
 from vitascope_gateway.cors import open_to_pages
@@ -36,8 +32,10 @@ from vitascope_gateway.objects import (
 )
 from vitascope_gateway.openapi import CREATE_BODY, EDIT_BODY, EXTENSION_BODY, REMIX_BODY, install_openapi
 from vitascope_gateway.service import Caller, Gateway, JobRecord, Store
-from vitascope_gateway.stream import SEND_TIMEOUT_S, Histories, JobStream, Places
+from vitascope_gateway.sse import EventStreamResponse
+from vitascope_gateway.stream import Histories, JobStream, Places
 from vitascope_gateway.webhooks import Webhooks
+from vitascope_gateway.webhooks_api import make_webhooks_router
 
 _REPLAYED: dict[int | str, dict[str, Any]] = {
     200: {
@@ -343,7 +341,7 @@ def make_app(
         headers = {} if token is None else {"Access-Control-Allow-Origin": "*"}  # the token says who may, not the page
         if stream is None:
             return Response(status_code=204, headers=headers)  # a browser's EventSource then stops to reconnect
-        return EventStreamResponse(sse.frames(stream.batches()), headers)
+        return EventStreamResponse(stream, headers)
 
     @app.websocket("/v1/videos/{video_id}/ws")
     async def mirror_video(socket: WebSocket, video_id: str) -> None:
@@ -393,52 +391,6 @@ def _created(created: Created, links: Urls) -> Response:
     if created.is_replayed:
         return JSONResponse(body, 200, headers | {"idempotent-replayed": "true"})
     return JSONResponse(body, 202, headers)
-
-
-class EventStreamResponse(Response):
-    """Server-sent events. Ends with the generator, with the client, or when the client takes nothing for 20 s."""
-
-    def __init__(self, frames: AsyncGenerator[bytes], headers: Mapping[str, str]) -> None:
-        self.status_code = 200
-        self.background = None
-        self.body = b""
-        self._frames = frames
-        self.init_headers(
-            {
-                "Content-Type": "text/event-stream; charset=utf-8",
-                "Cache-Control": "no-cache",
-                "X-Accel-Buffering": "no",
-                **headers,
-            }
-        )
-        del self.headers["content-length"]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send frames until either side has enough."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        pump = asyncio.create_task(self._pump(send))
-        gone = asyncio.create_task(_until_gone(receive))
-        try:
-            await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (pump, gone):
-                task.cancel()
-            results = await asyncio.gather(pump, gone, return_exceptions=True)
-        if isinstance(results[0], Exception) and not isinstance(results[0], TimeoutError):
-            raise results[0]
-
-    async def _pump(self, send: Send) -> None:
-        async with aclosing(self._frames) as frames:
-            async for data in frames:
-                async with asyncio.timeout(SEND_TIMEOUT_S):
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-        async with asyncio.timeout(SEND_TIMEOUT_S):
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _remaining_s(record: JobRecord) -> float:

@@ -1,8 +1,8 @@
 """One reader of the event feeds per process (in a Redis Cluster one per feed), however many clients follow."""
 
 import asyncio
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from typing import Protocol
@@ -54,34 +54,45 @@ class Follower:
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         self.is_dropped = False
-        self._waiting: deque[Item] = deque()
-        self._is_anything = asyncio.Event()
+        self._waiting: list[Item] = []
+        self._wake: asyncio.Future[None] | None = None
+        self._at_once: Callable[[Told], bool] | None = None
 
     def put(self, item: Item) -> None:
         """Hand over an event or a place in the queue; when there is no room the follower is lost."""
+        if self._at_once is not None and not self._waiting and isinstance(item, Told) and self._at_once(item):
+            return
         if len(self._waiting) < MAX_WAITING_EVENTS:
             self._waiting.append(item)
         elif not self.is_dropped:
             metrics.FOLLOWERS_DROPPED.inc()
             self.is_dropped = True
-        self._is_anything.set()
+        self._wake_up()
 
-    async def next(self, timeout_s: float) -> Sequence[Item]:
-        """Return what waits, up to a signal; nothing after `timeout_s` of silence, CLOSE for one that was dropped."""
+    async def next(self, timeout_s: float, at_once: Callable[[Told], bool] | None = None) -> Sequence[Item]:
+        """Return what waits, up to a signal; nothing after `timeout_s` of silence, CLOSE for one that was dropped.
+
+        While nothing waits, events are offered to `at_once` as they come; what it takes is not returned.
+        """
         if not self._waiting:
+            loop = asyncio.get_running_loop()
+            self._wake, self._at_once = loop.create_future(), at_once
+            timer = loop.call_later(timeout_s, self._wake_up)
             try:
-                async with asyncio.timeout(timeout_s):
-                    await self._is_anything.wait()
-            except TimeoutError:
-                return ()
+                await self._wake
+            finally:
+                timer.cancel()
+                self._wake = self._at_once = None
         if self.is_dropped:
             return (Signal.CLOSE,)
-        items: list[Item] = []
-        while self._waiting and not (items and isinstance(items[-1], Signal)):
-            items.append(self._waiting.popleft())
-        if not self._waiting:
-            self._is_anything.clear()
+        signals = [place for place, item in enumerate(self._waiting) if isinstance(item, Signal)]
+        num_items = signals[0] + 1 if signals else len(self._waiting)
+        items, self._waiting = self._waiting[:num_items], self._waiting[num_items:]
         return items
+
+    def _wake_up(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
 
 
 class FeedHub:

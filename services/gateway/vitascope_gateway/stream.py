@@ -79,6 +79,7 @@ class JobStream:
         self._is_finished_in_sql = record.state in TERMINAL_JOB
         self._is_waiting = _is_waiting(record)
         self._last_id = "" if last_event_id in BEGINNING else last_event_id
+        self._last_order = id_order(self._last_id)
         self._hub = hub
         self._histories = histories
         self._places = places
@@ -86,10 +87,17 @@ class JobStream:
         self._urls = urls
         self._is_behind = True
         self._is_over = False
+        self._take: Callable[[Told], bool] | None = None
+        self._has_told = False
         self.end = End.FINISHED
 
-    async def batches(self) -> AsyncGenerator[Sequence[Told | Pause]]:
-        """Yield what the client is told, all that is there at once; ends after the terminal event."""
+    async def batches(self, take: Callable[[Told], bool] | None = None) -> AsyncGenerator[Sequence[Told | Pause]]:
+        """Yield what the client is told, all that is there at once; ends after the terminal event.
+
+        An event that comes while nothing else is to be told is offered to `take`, which may write it without the task
+        being woken that iterates; False: it is yielded.
+        """
+        self._take = take
         with self._hub.subscribe(self._job_id) as follower:  # before the history is read: nothing falls in between
             try:
                 while not self._is_over:
@@ -112,9 +120,11 @@ class JobStream:
             self._places.watch(follower)
         else:
             self._places.unwatch(follower)
-        items = await follower.next(timeout_s)
+        self._has_told = False
+        at_once = None if self._take is None or self._is_behind or self._is_waiting else self._tell_at_once
+        items = await follower.next(timeout_s, at_once)
         if not items:
-            return [] if self._is_behind else await self._check_sql()
+            return [] if self._is_behind or self._has_told else await self._check_sql()
         batch: list[Told | Pause] = []
         for item in items:
             if self._is_over:
@@ -139,7 +149,7 @@ class JobStream:
         if self._is_gap(history):
             batch = await self._snapshot(history.newest_id)
             if batch:
-                self._last_id = history.newest_id  # also when it is "": then all that comes is new
+                self._set_last_id(history.newest_id)  # also when it is "": then all that comes is new
             self._is_behind = not batch
             return batch or [Pause.WAITING]
         self._is_behind = False
@@ -181,13 +191,26 @@ class JobStream:
         self._is_waiting = _is_waiting(record)
         return [told_snapshot(newest_id, record, self._urls)]
 
+    def _tell_at_once(self, one: Told) -> bool:
+        """Hand an event over as it comes, if it changes nothing but where we are."""
+        if one.type in WAITING_EVENTS or one.type in TERMINAL_EVENTS or self._take is None:
+            return False
+        if not self._last_id or one.order > self._last_order:
+            if not self._take(one):
+                return False
+            self._last_id, self._last_order, self._has_told = one.id, one.order, True
+        return True
+
+    def _set_last_id(self, event_id: str) -> None:
+        self._last_id, self._last_order = event_id, id_order(event_id)
+
     def _tell(self, events: Iterable[Told]) -> list[Told | Pause]:
         batch: list[Told | Pause] = []
         for one in events:
-            if self._last_id and one.order <= id_order(self._last_id):
+            if self._last_id and one.order <= self._last_order:
                 continue
             batch.append(told_completed(one, self._urls) if one.type is EventType.COMPLETED else one)
-            self._last_id = one.id
+            self._set_last_id(one.id)
             self._is_waiting = one.type in WAITING_EVENTS
             if one.type in TERMINAL_EVENTS:
                 self._is_over = True
