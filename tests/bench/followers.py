@@ -10,15 +10,15 @@ alternation. Beside stands a burst of events at once, which the gateway writes i
 
 import asyncio
 import contextlib
+import json
 import multiprocessing
 import os
 import resource
 import selectors
 import socket
 import statistics
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -235,7 +235,6 @@ def _fan_out(stack: _Stack) -> tuple[float, float, dict[str, float]]:
 
 def _frame(job_id: str, data: dict[str, Any]) -> bytes:
     """Return what the gateway writes for an event, with the framing of a chunk."""
-    import json
 
     text = json.dumps({**data, "id": job_id, "type": "progress"}, separators=(",", ":"))
     body = f"id: 1795257116123-0\nevent: progress\ndata: {text}\n\n".encode()

@@ -20,6 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 from vitascope_common import tokens
 from vitascope_common.errors import LinkExpiredError, PermissionDeniedError
 from vitascope_common.events import Event, EventType, append
+from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.follow import FollowTokens
 from vitascope_gateway.testing import SIGNING_KEY, gateway_process
 
@@ -50,6 +51,14 @@ def code_of(connection: ClientConnection) -> tuple[int, str]:
             pass
     assert connection.close_code is not None
     return connection.close_code, connection.close_reason or ""
+
+
+def test_open_jobs_are_those_that_have_neither_ended_nor_been_deleted(inside: Any) -> None:
+    ids = [inside.request("POST", "/v1/videos", json={"prompt": "x"}).json()["id"] for _ in range(4)]
+    inside.sql("UPDATE jobs SET state = 'running' WHERE job_id = ?", ids[1])
+    inside.sql("UPDATE jobs SET state = 'cancelled' WHERE job_id = ?", ids[2])
+    inside.sql("UPDATE jobs SET deleted_at_ms = 1 WHERE job_id = ?", ids[3])
+    assert inside.runner.run(SqlStore(inside.database).open_jobs([*ids, JOB])) == set(ids[:2])
 
 
 @pytest.mark.parametrize("tenant", ["acme", "", "ä.b/c=", "x" * 100])

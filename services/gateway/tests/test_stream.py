@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from vitascope_common import keys
 from vitascope_common.errors import UnavailableError
 from vitascope_common.events import EventType, StoredEvent
-from vitascope_common.jobs import JobState
+from vitascope_common.jobs import TERMINAL_JOB, JobState
 from vitascope_gateway import positions as positions_module
 from vitascope_gateway import sse
 from vitascope_gateway import stream as stream_module
@@ -18,6 +18,7 @@ from vitascope_gateway.hub import MAX_WAITING_EVENTS, FeedHub, Follower, Signal
 from vitascope_gateway.objects import Urls
 from vitascope_gateway.positions import PositionPoller
 from vitascope_gateway.service import JobRecord, QueuePosition
+from vitascope_gateway.silences import Silences
 from vitascope_gateway.stream import History, JobStream
 from vitascope_gateway.told import told
 
@@ -100,6 +101,10 @@ class World:
             raise UnavailableError
         return self.record
 
+    async def open_jobs(self, job_ids: Iterable[str]) -> frozenset[str]:
+        record = await self.reload()
+        return frozenset({JOB} if record is not None and record.state not in TERMINAL_JOB else ())
+
     def stream(self, last_event_id: str = "", record: JobRecord = RECORD) -> AsyncGenerator[bytes, None]:
         one = JobStream(
             record,
@@ -108,6 +113,7 @@ class World:
             histories=self,
             places=self.places,
             reload=self.reload,
+            is_open=Silences(self).is_open,
             urls=Urls("http://x"),
         )
         return _frames(one)
@@ -416,3 +422,22 @@ async def test_more_jobs_than_one_question_may_name_are_several(monkeypatch: pyt
     async with running(world.places.run()):
         assert [await follower.next(5) for follower in followers] == [[world.place]] * 5
         assert [len(one) for one in world.asked[:3]] == [2, 2, 1]
+
+
+async def test_one_question_covers_all_that_are_silent_and_a_failure_reaches_each() -> None:
+    asked: list[list[str]] = []
+
+    class Jobs:
+        async def open_jobs(self, job_ids: Iterable[str]) -> frozenset[str]:
+            asked.append(sorted(job_ids))
+            if "away" in asked[-1]:
+                raise UnavailableError
+            return frozenset(asked[-1]) - {"over"}
+
+    silences = Silences(Jobs())
+    questions = [silences.is_open(job_id) for job_id in ("a", "over", "a", *map(str, range(600)))]
+    assert await asyncio.gather(*questions) == [True, False, True] + [True] * 600
+    assert [len(one) for one in asked] == [500, 102]
+    failed = await asyncio.gather(silences.is_open("away"), silences.is_open("b"), return_exceptions=True)
+    assert [type(one) for one in failed] == [UnavailableError] * 2
+    assert await silences.is_open("b")

@@ -18,6 +18,7 @@ from vitascope_common.events import TERMINAL_EVENTS
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.objects import Urls
 from vitascope_gateway.service import Gateway, JobRecord, Store
+from vitascope_gateway.silences import Silences
 from vitascope_gateway.stream import BEGINNING, Histories, JobStream, Places
 
 TOKEN_TTL_S = 3600
@@ -80,6 +81,7 @@ class Following:
         self._hub = hub
         self._histories = histories
         self._places = places
+        self._silences = Silences(store)
 
     async def open(self, access: Access, job_id: str, last_event_id: str) -> JobStream | None:
         """Return the stream after one event, "" for all of it; None when that event was the last one.
@@ -101,6 +103,7 @@ class Following:
             histories=self._histories,
             places=self._places,
             reload=reload,
+            is_open=self._silences.is_open,
             urls=access.urls,
         )
 

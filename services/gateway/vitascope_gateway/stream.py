@@ -73,6 +73,7 @@ class JobStream:
         histories: Histories,
         places: Places,
         reload: Callable[[], Awaitable[JobRecord | None]],
+        is_open: Callable[[str], Awaitable[bool]],
         urls: objects.Urls,
     ) -> None:
         self._job_id = record.job_id
@@ -84,6 +85,7 @@ class JobStream:
         self._histories = histories
         self._places = places
         self._reload = reload
+        self._is_open = is_open
         self._urls = urls
         self._is_behind = True
         self._is_over = False
@@ -171,17 +173,16 @@ class JobStream:
     async def _check_sql(self) -> list[Told | Pause]:
         """After a silence: a job that SQL calls finished will send nothing more."""
         try:
-            record = await self._reload()
+            if await self._is_open(self._job_id):
+                return [Pause.HEARTBEAT]
         except UnavailableError:
             return [Pause.HEARTBEAT]
-        if record is None or record.state in TERMINAL_JOB:
-            return await self._snapshot("", record)
-        return [Pause.HEARTBEAT]
+        return await self._snapshot("") or ([] if self._is_over else [Pause.HEARTBEAT])
 
-    async def _snapshot(self, newest_id: str, record: JobRecord | None = None) -> list[Told | Pause]:
+    async def _snapshot(self, newest_id: str) -> list[Told | Pause]:
         """Tell the whole state; `newest_id` is the last event that it covers. Nothing when the database is away too."""
         try:
-            record = record or await self._reload()
+            record = await self._reload()
         except UnavailableError:
             return []
         if record is None:  # deleted meanwhile
