@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
-import os
 import resource
 import selectors
 import socket
@@ -37,7 +36,7 @@ from vitascope_common.testing import redis_server
 from vitascope_gateway.testing import GatewayProcess, add_tenant, gateway_process, neighbours
 
 MODELS_DIR = Path("models")
-NUM_IDLE, NUM_JOBS, NUM_PROCESSES = int(os.environ.get("NI", "10000")), int(os.environ.get("NJ", "1000")), 2
+NUM_IDLE, NUM_JOBS, NUM_PROCESSES = 10_000, 1_000, 2
 MAX_BYTES, MEMORY_GOAL = 16 * 1024, 1.0
 IDLE_S = 20.0  # longer than a heartbeat
 NUM_FANOUT, NUM_EVENTS, NUM_ROUNDS = 1_000, 40, 7

@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from pydantic import SecretStr
 from websockets.sync.client import ClientConnection, connect
 
-from vitascope_common import tokens
+from vitascope_common import keys, tokens
 from vitascope_common.errors import LinkExpiredError, PermissionDeniedError
 from vitascope_common.events import Event, EventType, append
 from vitascope_gateway.adapters.sql import SqlStore
@@ -173,6 +173,28 @@ def test_a_websocket_takes_a_key_too_and_says_why_it_closes(outside: Any) -> Non
         assert code_of(mirror)[0] == 1009
     with pytest.raises(websockets.InvalidStatus):
         connect(f"{base}/nowhere")
+
+
+def test_a_websocket_that_nobody_reads_is_dropped_and_can_go_on(outside: Any) -> None:
+    video = created(outside)
+    state(outside, video["id"], EventType.QUEUED, 1)
+    before = outside.gateway.metric("vitascope_gateway_followers_dropped_total")
+    url, text = video["websocket_url"], "x" * 30_000
+    with connect(url, compression=None, max_queue=1) as slow, connect(url, compression=None) as quick:
+        last = told(quick)["id"]
+        while outside.gateway.metric("vitascope_gateway_followers_dropped_total") == before:
+            for _ in range(100):
+                last = append(outside.redis.client, Event(video["id"], EventType.PARTIAL, {"text": text}))
+                assert told(quick)["id"] == last
+        seen = []
+        with contextlib.suppress(websockets.ConnectionClosedError):
+            for message in slow:
+                seen.append(json.loads(message)["id"])
+        assert slow.close_code == 4408
+    with connect(f"{url}&last_event_id={seen[-1]}", compression=None) as again:
+        while seen[-1] != last:
+            seen.append(told(again)["id"])
+    assert seen == [entry_id for entry_id, _ in outside.redis.client.xrange(keys.events(video["id"]))]
 
 
 class Collector:
