@@ -45,8 +45,9 @@ class Pause(Enum):
 def told(event: StoredEvent) -> Told:
     """Tell an event: its own facts, the id of the video and the type."""
     data = {**event.data, "id": event.job_id, "type": event.type.value}
-    if "preview" in data:
-        data["preview"] = {"step": data["preview"]["step"]}  # where it lies is nobody's business outside
+    preview = data.pop("preview", None)
+    if isinstance(preview, Mapping) and "step" in preview:
+        data["preview"] = {"step": preview["step"]}  # where it lies is nobody's business outside
     return Told(event.id, event.type, data)
 
 
