@@ -61,6 +61,22 @@ def test_open_jobs_are_those_that_have_neither_ended_nor_been_deleted(inside: An
     assert inside.runner.run(SqlStore(inside.database).open_jobs([*ids, JOB])) == set(ids[:2])
 
 
+def test_the_document_says_that_a_token_opens_the_events_and_nothing_else(inside: Any) -> None:
+    document = inside.request("GET", "/openapi.json", tenant=None).json()
+    by_token = {
+        (path, method): [next(iter(one)) for one in operation["security"]]
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if {"Follow token": []} in operation.get("security", [])
+    }
+    assert by_token == {("/v1/videos/{video_id}/events", "get"): ["API key", "Follow token"]}
+    scheme = document["components"]["securitySchemes"]["Follow token"]
+    assert (scheme["type"], scheme["in"], scheme["name"]) == ("apiKey", "query", "token")
+    events = document["paths"]["/v1/videos/{video_id}/events"]["get"]
+    assert "websocket_url" in events["description"]
+    assert events["responses"].keys() == {"200", "204", "401", "403", "404", "503"}
+
+
 @pytest.mark.parametrize("tenant", ["acme", "", "ä.b/c=", "x" * 100])
 def test_a_token_opens_its_job_for_an_hour(tenant: str) -> None:
     token = FOLLOW.new(tenant, JOB)
