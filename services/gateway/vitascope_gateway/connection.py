@@ -54,7 +54,7 @@ class Outlet(asyncio.Protocol):
             self._task = asyncio.get_running_loop().create_task(self._run(pump), context=contextvars.Context())
 
     def write(self, data: bytes) -> None:
-        """Write; whoever writes more than one event drains after it."""
+        """Write; whoever does so when it is not ready drains first."""
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
 
     async def drain(self) -> None:

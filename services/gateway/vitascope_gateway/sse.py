@@ -50,8 +50,8 @@ async def tell(stream: JobStream, outlet: Outlet) -> None:
     async with aclosing(stream.batches(take)) as batches:
         async for batch in batches:
             for data in writes(batch):
-                outlet.write(data)
                 await outlet.drain()
+                outlet.write(data)
 
 
 def writes(batch: Sequence[Told | Pause]) -> Iterator[bytes]:
