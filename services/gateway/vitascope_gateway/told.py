@@ -45,9 +45,12 @@ class Pause(Enum):
 def told(event: StoredEvent) -> Told:
     """Tell an event: its own facts, the id of the video and the type."""
     data = {**event.data, "id": event.job_id, "type": event.type.value}
-    preview = data.pop("preview", None)
-    if isinstance(preview, Mapping) and "step" in preview:
-        data["preview"] = {"step": preview["step"]}  # where it lies is nobody's business outside
+    if "preview" in data:
+        preview = data["preview"]
+        if isinstance(preview, Mapping) and "step" in preview:
+            data["preview"] = {"step": preview["step"]}  # where it lies is nobody's business outside
+        else:
+            del data["preview"]
     return Told(event.id, event.type, data)
 
 
