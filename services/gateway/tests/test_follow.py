@@ -126,6 +126,7 @@ def test_the_url_of_a_video_is_enough_to_follow_it_and_for_nothing_else(outside:
     refused = httpx.get(f"{base}/{other['id']}/events?{token}")
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "permission_denied")
     assert "GET /v1/videos/{id}" in refused.json()["error"]["message"]
+    assert refused.headers["access-control-allow-origin"] == "*"  # a page can read why
     for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("POST", "/retry"), ("GET", "/content")):
         assert httpx.request(method, f"{base}/{video['id']}{path}?{token}").status_code == 401
     assert httpx.get(f"{base}?{token}").status_code == 401

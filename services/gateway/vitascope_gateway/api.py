@@ -10,7 +10,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from vitascope_common import tokens
-from vitascope_common.errors import UnauthenticatedError, UnavailableError, UnsupportedError
+from vitascope_common.errors import UnauthenticatedError, UnavailableError, UnsupportedError, VitascopeError
 from vitascope_gateway import objects, ws
 from vitascope_gateway.admin import make_admin_router
 from vitascope_gateway.body import read_fields
@@ -337,8 +337,11 @@ def make_app(
         not kept: `Last-Event-ID` stays that of the last event before them, and whoever resumes gets a fresh one.
         """
         last_id = request.headers.get("last-event-id", last_event_id)
-        stream = await following.open(await access(request, video_id), video_id, last_id)
         headers = {} if token is None else {"Access-Control-Allow-Origin": "*"}  # the token says who may, not the page
+        try:
+            stream = await following.open(await access(request, video_id), video_id, last_id)
+        except VitascopeError as error:
+            return error_response(error, headers)  # so that a page can read why
         if stream is None:
             return Response(status_code=204, headers=headers)  # a browser's EventSource then stops to reconnect
         return EventStreamResponse(stream, headers)
