@@ -1,8 +1,10 @@
 """Following without an API key: tokens of one video, and the WebSocket that mirrors its events."""
 
+import asyncio
 import contextlib
 import json
 import socket
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +20,12 @@ from pydantic import SecretStr
 from websockets.sync.client import ClientConnection, connect
 
 from vitascope_common import keys, tokens
+from vitascope_common.database import Database
 from vitascope_common.errors import LinkExpiredError, PermissionDeniedError
 from vitascope_common.events import Event, EventType, append
 from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.follow import FollowTokens
-from vitascope_gateway.testing import SIGNING_KEY, gateway_process
+from vitascope_gateway.testing import SIGNING_KEY, add_tenant, gateway_process
 
 JOB, OTHER = "video_" + "0" * 32, "video_" + "1" * 32
 FOLLOW = FollowTokens(SecretStr(SIGNING_KEY), lambda: 1000.5)
@@ -133,6 +136,27 @@ def test_the_url_of_a_video_is_enough_to_follow_it_and_for_nothing_else(outside:
     wrong = httpx.get(video["events_url"], headers={"Authorization": "Bearer vs_wrong"})
     assert wrong.status_code == 401  # a key that is sent is what counts
     assert httpx.delete(f"{base}/{video['id']}", headers=outside.headers).status_code == 200
+
+
+def test_a_token_outlives_the_key_that_it_was_made_for(outside: Any, wait_for: Any) -> None:
+    async def add() -> str:
+        database = Database(f"sqlite+aiosqlite:///{outside.database_path}")
+        try:
+            return await add_tenant(database, "leaver")
+        finally:
+            await database.close()
+
+    headers = {"Authorization": f"Bearer {asyncio.run(add())}"}
+    base = f"{outside.gateway.base_url}/v1/videos"
+    video = httpx.post(base, json={"prompt": "x"}, headers=headers).json()
+    with contextlib.closing(sqlite3.connect(outside.database_path, timeout=30)) as connection:
+        connection.execute("UPDATE api_keys SET revoked_at_ms = 1 WHERE tenant_id = 'leaver'")
+        connection.commit()
+    wait_for("the key to be refused", lambda: httpx.get(base, headers=headers).status_code == 401)
+    state(outside, video["id"], EventType.QUEUED, 1)
+    state(outside, video["id"], EventType.CANCELLED, 2)
+    with httpx.stream("GET", video["events_url"]) as answer:
+        assert names(answer.iter_lines()) == ["queued", "cancelled"]
 
 
 def test_who_follows_by_a_token_is_never_told_a_newer_one(outside: Any) -> None:
