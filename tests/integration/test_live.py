@@ -170,7 +170,7 @@ def test_five_hundred_followers_miss_nothing_when_the_gateway_is_killed(around: 
     histories = {target: around.history(target) for target in targets}
     assert [len(one) for one in histories.values()] == [num_steps + 12] * num_jobs
     assert all(client.seen == histories[client.target] for client in clients)
-    assert all(client.num_connections == 2 for client in clients)
+    assert all(client.num_connections > 1 for client in clients)  # each has been cut off
 
 
 def test_a_thousand_clients_that_do_not_read_delay_nobody_and_fill_no_memory(around: Around) -> None:
