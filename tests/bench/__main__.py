@@ -5,7 +5,18 @@ import importlib
 
 from tests.bench.figures import OUT, NotInstalledError, table, write
 
-NAMES = ("api", "dispatch", "fairness", "flood", "models", "queue", "recovery", "trainer", "worker_loop")
+NAMES = (
+    "api",
+    "dispatch",
+    "fairness",
+    "flood",
+    "followers",
+    "models",
+    "queue",
+    "recovery",
+    "trainer",
+    "worker_loop",
+)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""API keys and signed media links.
+"""API keys, signed media links, and signatures for other purposes.
 
 A link is `PATH?expires=…&filename=…&signature=…`. The signature is HMAC-SHA256 over the path and every other
 parameter, so a link opens exactly what it was made for, until it expires. Keys rotate: the first of a list signs, all
@@ -99,8 +99,24 @@ def verify_path(path: str, query: str, now_s: float, key: SecretStr | Sequence[S
     return {name: value for name, value in params.items() if name != "expires"}
 
 
+def sign(purpose: str, fields: Sequence[str], key: SecretStr | Sequence[SecretStr]) -> str:
+    """Return a signature of these fields for one purpose; what is signed for another is never genuine for it."""
+    return _hmac([purpose, *fields], signing_keys(key)[0])
+
+
+def is_genuine(purpose: str, fields: Sequence[str], given: str, key: SecretStr | Sequence[SecretStr]) -> bool:
+    """Whether `given` is our signature of these fields; every key is tried, in constant time."""
+    matches = [
+        hmac.compare_digest(given.encode(), _hmac([purpose, *fields], one).encode()) for one in signing_keys(key)
+    ]
+    return any(matches)
+
+
 def _signature(path: str, params: Mapping[str, str], key: bytes) -> str:
-    """Sign each field with its length before it: no two different links have the same text."""
-    fields = ["vitascope-link-1", path, *(text for name in sorted(params) for text in (name, params[name]))]
+    return _hmac(["vitascope-link-1", path, *(text for name in sorted(params) for text in (name, params[name]))], key)
+
+
+def _hmac(fields: Sequence[str], key: bytes) -> str:
+    """Sign each field with its length before it: no two different lists have the same text."""
     message = b"".join(b"%d:%s" % (len(data), data) for data in (field.encode() for field in fields))
     return urlsafe_b64encode(hmac.digest(key, message, "sha256")).rstrip(b"=").decode()

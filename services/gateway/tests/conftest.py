@@ -28,6 +28,7 @@ from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.adapters.webhooks import SqlWebhooks
 from vitascope_gateway.api import make_app
 from vitascope_gateway.creation import Creation
+from vitascope_gateway.follow import FollowTokens
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.positions import PositionPoller
 from vitascope_gateway.service import Gateway, MediaLinks
@@ -191,7 +192,9 @@ def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Insi
                 webhooks=webhooks,
             )
             hub = FeedHub(None)  # type: ignore[arg-type]  # nobody follows
-            app = make_app(gateway, creation, store, hub, NoEvents(), PositionPoller(scheduler), webhooks=webhooks)
+            tokens = FollowTokens(SecretStr(SIGNING_KEY))
+            places = PositionPoller(scheduler)
+            app = make_app(gateway, creation, store, hub, NoEvents(), places, webhooks=webhooks, follow_tokens=tokens)
             keys = {name: await add_tenant(database, name) for name in ("acme", "other")}
             keys["ops"] = await add_tenant(database, "ops", classes="realtime", scopes="other admin")
             closing = [creation.drain, channel.close, database.close]

@@ -47,8 +47,8 @@ def test_create_answers_with_a_queued_video(inside: Any) -> None:
     assert (video["seconds"], video["size"], video["model"], video["error"]) == ("4", "64x64", "tiny", None)
     assert (video["prompt"], video["seed"], video["metadata"]) == ("a  red circle", 7, {"project": "demo"})
     assert (video["fps"], video["num_frames"], video["steps_total"], video["attempt"]) == (8, 33, 24, 0)
-    assert video["events_url"] == f"{answer.headers['location']}/events"
-    assert video["websocket_url"] is None
+    assert video["events_url"].startswith(f"{answer.headers['location']}/events?token=")
+    assert video["websocket_url"].startswith(f"ws{answer.headers['location'].removeprefix('http')}/ws?token=")
     assert abs(video["created_at"] - time.time()) < 60
     (row,) = inside.sql("SELECT * FROM jobs")
     assert json.loads(row["params"])["prompt"] == "a red circle"

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import socket
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -199,6 +201,37 @@ def test_a_client_that_goes_is_forgotten_at_once(outside: Any, wait_for: Any) ->
         next(stream)
         assert outside.gateway.metric("vitascope_gateway_followers") == before + 1
     wait_for("the follower to be gone", lambda: outside.gateway.metric("vitascope_gateway_followers") == before, 3.0)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_what_a_client_sends_while_it_follows_is_ignored_and_the_end_is_an_end(outside: Any, version: str) -> None:
+    job_id = outside.create()
+    state(outside, job_id, EventType.QUEUED, 1)
+    parts = urlsplit(outside.gateway.base_url)
+    head = f"GET /v1/videos/{job_id}/events HTTP/{version}\r\nHost: x\r\nAuthorization: Bearer {outside.key}\r\n\r\n"
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        connection.sendall(2 * head.encode())
+        answer = connection.recv(65536)
+        while b"event: queued" not in answer:
+            answer += connection.recv(65536)
+        connection.sendall(b"nonsense" * 10_000)
+        state(outside, job_id, EventType.CANCELLED, 2)
+        while chunk := connection.recv(65536):
+            answer += chunk
+    assert answer.count(b"HTTP/1.1 200") == 1
+    assert b"connection: close\r\n" in answer.lower()
+    assert b"event: cancelled" in answer
+    assert answer.endswith(b"\n\n\r\n0\r\n\r\n" if version == "1.1" else b"}\n\n")
+
+
+@pytest.mark.parametrize("preview", [None, "x", {}, {"key": "work/x"}])
+def test_a_preview_that_says_no_step_harms_nobody(outside: Any, preview: Any) -> None:
+    job_id = outside.create()
+    state(outside, job_id, EventType.QUEUED, 1)
+    with follow(outside, job_id) as stream:
+        next(stream)
+        append(outside.redis.client, Event(job_id, EventType.PROGRESS, {"step": 1, "preview": preview}))
+        assert next(stream)["data"] == {"step": 1, "id": job_id, "type": "progress"}
 
 
 def test_a_client_that_never_reads_is_dropped_and_others_are_not(outside: Any, wait_for: Any) -> None:

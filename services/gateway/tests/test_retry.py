@@ -105,7 +105,7 @@ def test_a_retry_is_a_new_job_with_the_same_request(inside: Any, state: str) -> 
     assert answer.headers["location"].endswith(new["id"])
     assert new["id"] != old["id"]
     assert (new["retry_of"], new["status"], new["error"]) == (old["id"], "queued", None)
-    once = {"id", "created_at", "deadline_at", "events_url", "retry_of"}
+    once = {"id", "created_at", "deadline_at", "events_url", "retry_of", "websocket_url"}
     assert {name: new[name] for name in new.keys() - once} == {name: old[name] for name in old.keys() - once}
     before, after = (inside.sql("SELECT * FROM jobs WHERE job_id = ?", one["id"])[0] for one in (old, new))
     assert json.loads(after["params"]) == json.loads(before["params"])

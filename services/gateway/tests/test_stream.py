@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,14 +10,17 @@ import pytest
 from vitascope_common import keys
 from vitascope_common.errors import UnavailableError
 from vitascope_common.events import EventType, StoredEvent
-from vitascope_common.jobs import JobState
+from vitascope_common.jobs import TERMINAL_JOB, JobState
 from vitascope_gateway import positions as positions_module
+from vitascope_gateway import sse
 from vitascope_gateway import stream as stream_module
 from vitascope_gateway.hub import MAX_WAITING_EVENTS, FeedHub, Follower, Signal
 from vitascope_gateway.objects import Urls
 from vitascope_gateway.positions import PositionPoller
 from vitascope_gateway.service import JobRecord, QueuePosition
+from vitascope_gateway.silences import Silences
 from vitascope_gateway.stream import History, JobStream
+from vitascope_gateway.told import told
 
 JOB = "video_" + "0" * 32
 RECORD = JobRecord(
@@ -98,6 +101,10 @@ class World:
             raise UnavailableError
         return self.record
 
+    async def open_jobs(self, job_ids: Iterable[str]) -> frozenset[str]:
+        record = await self.reload()
+        return frozenset({JOB} if record is not None and record.state not in TERMINAL_JOB else ())
+
     def stream(self, last_event_id: str = "", record: JobRecord = RECORD) -> AsyncGenerator[bytes, None]:
         one = JobStream(
             record,
@@ -106,9 +113,19 @@ class World:
             histories=self,
             places=self.places,
             reload=self.reload,
+            is_open=Silences(self).is_open,
             urls=Urls("http://x"),
         )
-        return one.frames()
+        return _frames(one)
+
+
+async def _frames(stream: JobStream) -> AsyncGenerator[bytes]:
+    """Yield one frame at a time, however many are there at once."""
+    yield b"retry: 1000\n\n"
+    async with contextlib.aclosing(stream.batches()) as batches:
+        async for batch in batches:
+            for item in batch:
+                yield sse.frame(item)
 
 
 @pytest.fixture(autouse=True)
@@ -273,11 +290,12 @@ async def test_a_gap_is_told_once_sql_can_tell_it_and_nothing_overtakes_that() -
 async def test_a_full_follower_is_closed_and_its_neighbour_is_not() -> None:
     follower, other = Follower(JOB), Follower(JOB)
     for number in range(MAX_WAITING_EVENTS + 1):
-        follower.put(event(number))
-    other.put(event(1))
-    assert await follower.next(1) is Signal.CLOSE
-    assert await other.next(1) == event(1)
-    assert await other.next(0.01) is None
+        follower.put(told(event(number)))
+    one = told(event(1))
+    other.put(one)
+    assert await follower.next(1) == (Signal.CLOSE,)
+    assert await other.next(1) == [one]
+    assert await other.next(0.01) == []
 
 
 async def test_a_closing_hub_ends_every_stream_present_and_future() -> None:
@@ -324,13 +342,13 @@ async def test_an_end_that_comes_nearer_as_promised_is_told_once_and_one_that_mo
     world.place = QueuePosition(3, 200.0)
     world.places.watch(follower)
     async with running(world.places.run()):
-        assert await follower.next(5) == world.place
+        assert await follower.next(5) == [world.place]
         for now_s, eta_s in ((100.0, 100.0), (110.0, 100.0), (198.0, 2.0), (204.9, 0.0)):  # at most a tenth or 5 s late
             world.place, world.now_s = QueuePosition(3, eta_s), now_s
             await world.is_asked_again()
         for now_s, eta_s in ((205.0, 1.0), (205.0, None), (205.0, 1.0)):  # 6 s late; nobody works; somebody does
             world.place, world.now_s = QueuePosition(3, eta_s), now_s
-            assert await follower.next(5) == world.place
+            assert await follower.next(5) == [world.place]
 
 
 async def test_all_waiting_jobs_are_one_question_and_those_that_wait_no_more_are_not_in_it() -> None:
@@ -340,7 +358,7 @@ async def test_all_waiting_jobs_are_one_question_and_those_that_wait_no_more_are
         followers = [Follower(job) for job in (*jobs, jobs[0])]
         for follower in followers:
             world.places.watch(follower)
-        assert [await follower.next(5) for follower in followers] == [world.place] * 4
+        assert [await follower.next(5) for follower in followers] == [[world.place]] * 4
         assert world.asked[0] == jobs
         for follower in followers:
             world.places.unwatch(follower)
@@ -348,7 +366,7 @@ async def test_all_waiting_jobs_are_one_question_and_those_that_wait_no_more_are
         world.asked.clear()
         late = Follower(JOB)
         world.places.watch(late)
-        assert await late.next(5) == world.place
+        assert await late.next(5) == [world.place]
         assert world.asked[0] == [JOB]
 
 
@@ -402,5 +420,24 @@ async def test_more_jobs_than_one_question_may_name_are_several(monkeypatch: pyt
     for follower in followers:
         world.places.watch(follower)
     async with running(world.places.run()):
-        assert [await follower.next(5) for follower in followers] == [world.place] * 5
+        assert [await follower.next(5) for follower in followers] == [[world.place]] * 5
         assert [len(one) for one in world.asked[:3]] == [2, 2, 1]
+
+
+async def test_one_question_covers_all_that_are_silent_and_a_failure_reaches_each() -> None:
+    asked: list[list[str]] = []
+
+    class Jobs:
+        async def open_jobs(self, job_ids: Iterable[str]) -> frozenset[str]:
+            asked.append(sorted(job_ids))
+            if "away" in asked[-1]:
+                raise UnavailableError
+            return frozenset(asked[-1]) - {"over"}
+
+    silences = Silences(Jobs())
+    questions = [silences.is_open(job_id) for job_id in ("a", "over", "a", *map(str, range(600)))]
+    assert await asyncio.gather(*questions) == [True, False, True] + [True] * 600
+    assert [len(one) for one in asked] == [500, 102]
+    failed = await asyncio.gather(silences.is_open("away"), silences.is_open("b"), return_exceptions=True)
+    assert [type(one) for one in failed] == [UnavailableError] * 2
+    assert await silences.is_open("b")

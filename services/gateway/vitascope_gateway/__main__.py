@@ -15,21 +15,25 @@ from vitascope_common.database import Database
 from vitascope_common.objectstore import open_store
 from vitascope_common.registry import Registry
 from vitascope_common.url_guard import UrlGuard, UrlPolicy
-from vitascope_gateway import idempotency
+from vitascope_gateway import idempotency, ws
 from vitascope_gateway.adapters.events import RedisEvents
 from vitascope_gateway.adapters.models import RegistryCatalogue
 from vitascope_gateway.adapters.services import PromptClient, SchedulerClient
 from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.adapters.webhooks import SqlWebhooks
 from vitascope_gateway.api import make_app
+from vitascope_gateway.connection import Http
 from vitascope_gateway.creation import Creation
+from vitascope_gateway.follow import FollowTokens
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.positions import PositionPoller
 from vitascope_gateway.service import Gateway, MediaLinks
 from vitascope_gateway.settings import GatewaySettings
+from vitascope_gateway.stream import SEND_TIMEOUT_S
 from vitascope_gateway.webhooks import Webhooks
 
 DRAIN_S = 4
+SEND_BUFFER_BYTES = 64 * 1024
 
 _log = structlog.stdlib.get_logger("vitascope.gateway")
 
@@ -87,11 +91,25 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         default_model=settings.default_model,
         aliases=settings.model_aliases,
     )
-    app = make_app(gateway, creation, store, hub, events, places, webhooks=webhooks, public_url=settings.public_url)
+    app = make_app(
+        gateway,
+        creation,
+        store,
+        hub,
+        events,
+        places,
+        webhooks=webhooks,
+        follow_tokens=FollowTokens(settings.signing_key),
+        public_url=settings.public_url,
+    )
     config = uvicorn.Config(
         app,
-        http="h11",
-        ws="none",
+        http=Http,
+        ws="websockets-sansio",
+        ws_max_size=ws.MAX_INCOMING_BYTES,
+        ws_ping_interval=ws.PING_S,
+        ws_ping_timeout=SEND_TIMEOUT_S,
+        ws_per_message_deflate=False,  # messages are small, and its windows would be most of a follower's memory
         lifespan="off",
         log_config=None,
         log_level="warning",
@@ -101,6 +119,10 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         timeout_graceful_shutdown=DRAIN_S,
     )
     listener = serving.listen(settings.host, settings.port)
+    if hasattr(
+        socket, "TCP_USER_TIMEOUT"
+    ):  # of every connection: one that takes nothing is reset, whatever waits in it
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_TIMEOUT_S * 1000))
     address = "{}:{}".format(*listener.getsockname())
 
     def started() -> None:
@@ -137,6 +159,13 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         await redis.aclose()
         await blocking.aclose()
         await database.close()
+
+
+def _bound(listener: socket.socket) -> None:
+    """Let no connection keep more than this for a client that does not read; one that takes nothing is reset."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: also when nobody writes, and when the connection is closing
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_TIMEOUT_S * 1000))
 
 
 def main() -> int:

@@ -1,26 +1,23 @@
 """The public REST API: routes, authentication and documentation. The wire format is that of OpenAI's /v1/videos."""
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, FastAPI, Header, Query, Request
-from fastapi.security import HTTPBearer
+from fastapi import Depends, FastAPI, Header, Query, Request, WebSocket
+from fastapi.requests import HTTPConnection
+from fastapi.security import APIKeyQuery, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.types import Receive, Scope, Send
 
 from vitascope_common import tokens
-from vitascope_common.errors import UnauthenticatedError, UnavailableError, UnsupportedError
-from vitascope_common.events import TERMINAL_EVENTS
-from vitascope_gateway import objects
+from vitascope_common.errors import UnauthenticatedError, UnavailableError, UnsupportedError, VitascopeError
+from vitascope_gateway import objects, ws
 from vitascope_gateway.admin import make_admin_router
 from vitascope_gateway.body import read_fields
 from vitascope_gateway.cors import open_to_pages
 from vitascope_gateway.creation import Created, Creation
 from vitascope_gateway.edge import EdgeMiddleware, error_response, install_error_handlers
+from vitascope_gateway.follow import Access, Following, FollowTokens
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.idempotency import Mark, mark_of
 from vitascope_gateway.objects import (
@@ -35,13 +32,10 @@ from vitascope_gateway.objects import (
 )
 from vitascope_gateway.openapi import CREATE_BODY, EDIT_BODY, EXTENSION_BODY, REMIX_BODY, install_openapi
 from vitascope_gateway.service import Caller, Gateway, JobRecord, Store
-from vitascope_gateway.stream import BEGINNING, Histories, JobStream, Places
+from vitascope_gateway.sse import EventStreamResponse
+from vitascope_gateway.stream import Histories, JobStream, Places
 from vitascope_gateway.webhooks import Webhooks
 from vitascope_gateway.webhooks_api import make_webhooks_router
-
-SEND_TIMEOUT_S = 20.0
-"""A client that takes nothing for this long is gone."""
-MAX_LAST_EVENT_ID_CHARS = 100
 
 _REPLAYED: dict[int | str, dict[str, Any]] = {
     200: {
@@ -83,6 +77,7 @@ def make_app(
     places: Places,
     *,
     webhooks: Webhooks,
+    follow_tokens: FollowTokens,
     public_url: str | None = None,
 ) -> FastAPI:
     """Build the application."""
@@ -95,11 +90,15 @@ def make_app(
     app.add_middleware(EdgeMiddleware)
     open_to_pages(app)
     install_error_handlers(app)
+    follow_token = APIKeyQuery(
+        name="token", auto_error=False, scheme_name="Follow token", description="As `events_url` has it; for one video."
+    )
     bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="`Authorization: Bearer vs_…`")
 
-    async def caller(request: Request, _: Annotated[Any, Depends(bearer)]) -> Caller:
-        """Return whose request this is, and what it may."""
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    following = Following(gateway, store, hub, histories, places)
+
+    async def known_caller(connection: HTTPConnection) -> Caller:
+        scheme, _, key = connection.headers.get("authorization", "").partition(" ")
         key = key.strip()
         known = None
         if scheme.lower() == "bearer" and 0 < len(key) <= 512:
@@ -108,18 +107,40 @@ def make_app(
             raise UnauthenticatedError("The API key is missing or not valid; send `Authorization: Bearer KEY`.")
         return known
 
+    async def caller(request: Request, _: Annotated[Any, Depends(bearer)]) -> Caller:
+        """Return whose request this is, and what it may."""
+        return await known_caller(request)
+
     async def tenant(known: Annotated[Caller, Depends(caller)]) -> str:
         """Return whose request this is."""
         return known.tenant_id
 
-    def urls(request: Request) -> Urls:
-        """Return the URLs as this client reaches us; a Host that is none is not repeated."""
-        if public_url is not None:
-            return Urls(public_url)
-        host = request.headers.get("host", "")
-        return Urls(f"{request.scope['scheme']}://{host}" if _HOST.fullmatch(host) else "")
+    async def urls(connection: HTTPConnection, token: str | None = None) -> Urls:
+        """Return the URLs as this client reaches us, with new tokens or this one."""
 
-    def mark(
+        def token_of(record: JobRecord) -> str:
+            return token or follow_tokens.new(record.tenant_id, record.job_id)
+
+        if public_url is not None:
+            return Urls(public_url, token_of)
+        host = connection.headers.get("host", "")
+        scheme = "https" if connection.scope["scheme"] in ("https", "wss") else "http"
+        return Urls(
+            f"{scheme}://{host}" if _HOST.fullmatch(host) else "", token_of
+        )  # a Host that is none is not repeated
+
+    async def access(connection: HTTPConnection, video_id: str) -> Access:
+        """Return what this connection may follow, by its API key if it sends one, else by its token."""
+        token = connection.query_params.get("token")
+        if token is None or "authorization" in connection.headers:
+            return Access((await known_caller(connection)).tenant_id, urls(connection))
+        return Access(follow_tokens.tenant_of(token, video_id), urls(connection, token))
+
+    def links(request: Request) -> Urls:
+        """Return the URLs that an answer names."""
+        return urls(request)
+
+    async def mark(
         request: Request,
         _: Annotated[
             str | None,
@@ -136,7 +157,7 @@ def make_app(
     Known = Annotated[Caller, Depends(caller)]
     Marked = Annotated[Mark | None, Depends(mark)]
     Tenant = Annotated[str, Depends(tenant)]
-    Links = Annotated[Urls, Depends(urls)]
+    Links = Annotated[Urls, Depends(links)]
 
     @app.post(
         "/v1/videos",
@@ -290,7 +311,7 @@ def make_app(
         responses={
             200: {"content": {"text/event-stream": {}}, "description": "Events, until the video is finished."},
             204: {"description": "The event in Last-Event-ID was the last one."},
-            **_errors(401, 404, 503),
+            **_errors(401, 403, 404, 503),
         },
         response_class=Response,
         tags=["videos"],
@@ -298,27 +319,40 @@ def make_app(
     async def follow_video(
         request: Request,
         video_id: str,
-        tenant_id: Tenant,
-        links: Links,
+        _: Annotated[Any, Depends(bearer)],
+        token: Annotated[str | None, Depends(follow_token)],
         last_event_id: Annotated[str, Query(description="Where to resume; the header Last-Event-ID wins.")] = "",
     ) -> Response:
         """Follow a video as server-sent events. `Last-Event-ID` resumes without gap or duplicate.
+
+        `events_url` of a video has a token in place of an API key, since a browser's EventSource sends no headers. It
+        opens the events of that video for an hour. `websocket_url` opens the same events as a WebSocket: one text
+        message `{"id", "type", "data"}` each, `?last_event_id=` resumes. It is closed with 1000 when the video is
+        finished, 4401, 4403 or 4404 for what is 401, 403 or 404 here, and 1012 (restart), 1013 (something is away) or
+        4408 (read too slowly) when connecting again with the last id goes on.
 
         While the video waits, `queued` events say where it stands: `position`, the jobs in front of it, and `eta_s`,
         the seconds until it is expected to be finished, or null. One comes when the position changes, or when the
         expected end moves by more than 5 s and a tenth of the time that is left. They have no `id`, since they are
         not kept: `Last-Event-ID` stays that of the last event before them, and whoever resumes gets a fresh one.
         """
-        record = await gateway.video(tenant_id, video_id)
-        last_id = request.headers.get("last-event-id", last_event_id).strip()[:MAX_LAST_EVENT_ID_CHARS]
-        if last_id not in BEGINNING and await _was_the_last(histories, video_id, last_id):
-            return Response(status_code=204)  # a browser's EventSource then stops to reconnect
+        last_id = request.headers.get("last-event-id", last_event_id)
+        headers = {} if token is None else {"Access-Control-Allow-Origin": "*"}  # the token says who may, not the page
+        try:
+            stream = await following.open(await access(request, video_id), video_id, last_id)
+        except VitascopeError as error:
+            return error_response(error, headers)  # so that a page can read why
+        if stream is None:
+            return Response(status_code=204, headers=headers)  # a browser's EventSource then stops to reconnect
+        return EventStreamResponse(stream, headers)
 
-        async def reload() -> JobRecord | None:
-            return await store.job(tenant_id, video_id)
+    @app.websocket("/v1/videos/{video_id}/ws")
+    async def mirror_video(socket: WebSocket, video_id: str) -> None:
+        async def open_stream() -> JobStream | None:
+            last_id = socket.headers.get("last-event-id", socket.query_params.get("last_event_id", ""))
+            return await following.open(await access(socket, video_id), video_id, last_id)
 
-        stream = JobStream(record, last_id, hub=hub, histories=histories, places=places, reload=reload, urls=links)
-        return EventStreamResponse(stream.frames)
+        await ws.mirror(socket, open_stream)
 
     @app.get("/v1/models", response_model=ModelList, responses=_errors(401, 503), tags=["models"])
     async def list_models(tenant_id: Tenant) -> Response:
@@ -360,59 +394,6 @@ def _created(created: Created, links: Urls) -> Response:
     if created.is_replayed:
         return JSONResponse(body, 200, headers | {"idempotent-replayed": "true"})
     return JSONResponse(body, 202, headers)
-
-
-class EventStreamResponse(Response):
-    """Server-sent events. Ends with the generator, with the client, or when the client takes nothing for 20 s."""
-
-    def __init__(self, frames: Callable[[], AsyncGenerator[bytes]]) -> None:
-        self.status_code = 200
-        self.background = None
-        self.body = b""
-        self._frames = frames
-        self.init_headers(
-            {
-                "Content-Type": "text/event-stream; charset=utf-8",
-                "Cache-Control": "no-cache",
-                "X-Accel-Buffering": "no",
-            }
-        )
-        del self.headers["content-length"]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send frames until either side has enough."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        pump = asyncio.create_task(self._pump(send))
-        gone = asyncio.create_task(_until_gone(receive))
-        try:
-            await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (pump, gone):
-                task.cancel()
-            results = await asyncio.gather(pump, gone, return_exceptions=True)
-        if isinstance(results[0], Exception) and not isinstance(results[0], TimeoutError):
-            raise results[0]
-
-    async def _pump(self, send: Send) -> None:
-        async with aclosing(self._frames()) as frames:
-            async for data in frames:
-                async with asyncio.timeout(SEND_TIMEOUT_S):
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-        async with asyncio.timeout(SEND_TIMEOUT_S):
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _was_the_last(histories: Histories, job_id: str, last_id: str) -> bool:
-    try:
-        at = (await histories.read(job_id, last_id)).at
-    except UnavailableError:
-        return False
-    return at is not None and at.type in TERMINAL_EVENTS
 
 
 def _remaining_s(record: JobRecord) -> float:

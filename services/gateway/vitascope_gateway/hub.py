@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from typing import Protocol
@@ -14,8 +14,11 @@ from vitascope_common.errors import UnavailableError
 from vitascope_common.events import StoredEvent
 from vitascope_gateway import metrics
 from vitascope_gateway.service import QueuePosition
+from vitascope_gateway.told import Told, told
 
 MAX_WAITING_EVENTS = 512
+NUM_AT_ONCE = 500
+"""So many followers get an event before anything else has its turn."""
 RECONNECT_S = 0.2
 
 _log = structlog.stdlib.get_logger("vitascope.gateway")
@@ -44,7 +47,7 @@ class Signal(Enum):
     CLOSE = "close"  # this process ends
 
 
-Item = StoredEvent | QueuePosition | Signal
+Item = Told | QueuePosition | Signal
 
 
 class Follower:
@@ -53,26 +56,45 @@ class Follower:
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         self.is_dropped = False
-        self._waiting: asyncio.Queue[Item] = asyncio.Queue(MAX_WAITING_EVENTS)
+        self._waiting: list[Item] = []
+        self._wake: asyncio.Future[None] | None = None
+        self._at_once: Callable[[Told], bool] | None = None
 
     def put(self, item: Item) -> None:
         """Hand over an event or a place in the queue; when there is no room the follower is lost."""
-        try:
-            self._waiting.put_nowait(item)
-        except asyncio.QueueFull:
-            if not self.is_dropped:
-                metrics.FOLLOWERS_DROPPED.inc()
+        if self._at_once is not None and not self._waiting and isinstance(item, Told) and self._at_once(item):
+            return
+        if len(self._waiting) < MAX_WAITING_EVENTS:
+            self._waiting.append(item)
+        elif not self.is_dropped:
+            metrics.FOLLOWERS_DROPPED.inc()
             self.is_dropped = True
+        self._wake_up()
 
-    async def next(self, timeout_s: float) -> Item | None:
-        """Return the next item, None after `timeout_s` of silence, CLOSE for one that was dropped."""
+    async def next(self, timeout_s: float, at_once: Callable[[Told], bool] | None = None) -> Sequence[Item]:
+        """Return what waits, up to a signal; nothing after `timeout_s` of silence, CLOSE for one that was dropped.
+
+        While nothing waits, events are offered to `at_once` as they come; what it takes is not returned.
+        """
+        if not self._waiting:
+            loop = asyncio.get_running_loop()
+            self._wake, self._at_once = loop.create_future(), at_once
+            timer = loop.call_later(timeout_s, self._wake_up)
+            try:
+                await self._wake
+            finally:
+                timer.cancel()
+                self._wake = self._at_once = None
         if self.is_dropped:
-            return Signal.CLOSE
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._waiting.get()
-        except TimeoutError:
-            return None
+            return (Signal.CLOSE,)
+        signals = [place for place, item in enumerate(self._waiting) if isinstance(item, Signal)]
+        num_items = signals[0] + 1 if signals else len(self._waiting)
+        items, self._waiting = self._waiting[:num_items], self._waiting[num_items:]
+        return items
+
+    def _wake_up(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
 
 
 class FeedHub:
@@ -130,8 +152,7 @@ class FeedHub:
                 self._tell(Signal.CATCH_UP, part)
                 async for events in self._batches(positions):
                     for event in events:
-                        for follower in self._followers.get(event.job_id, ()):
-                            follower.put(event)
+                        await self._hand_on(event)
             except UnavailableError as error:
                 if part in self._live:
                     _log.warning("feed.away", num_feeds=len(part), error=error.message)
@@ -139,6 +160,16 @@ class FeedHub:
                     metrics.FEED_LIVE.set(0)
                     self._tell(Signal.CATCH_UP, part)
                 await asyncio.sleep(RECONNECT_S)
+
+    async def _hand_on(self, event: StoredEvent) -> None:
+        followers = tuple(self._followers.get(event.job_id, ()))
+        if not followers:
+            return
+        one = told(event)
+        for place, follower in enumerate(followers, 1):
+            follower.put(one)
+            if place % NUM_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     async def _batches(self, positions: dict[str, str]) -> AsyncIterator[Sequence[StoredEvent]]:
         while True:

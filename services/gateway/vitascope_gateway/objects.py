@@ -1,15 +1,13 @@
 """The objects of the public API, exactly as they go over the wire. Strict clients read them: `seconds` is a string,
 `progress` an integer, `error` an object or null."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from vitascope_common.events import EventType, StoredEvent
 from vitascope_common.jobs import JobState
 from vitascope_common.registry import ModelCard
-from vitascope_common.renditions import RENDITIONS
 from vitascope_gateway.creation import Estimate
 from vitascope_gateway.service import JobRecord, QueuePosition
 
@@ -59,8 +57,8 @@ class Video(BaseModel):
     priority: int = Field(description="Order among your own waiting videos of one class: lower is sooner.")
     deadline_at: int | None = Field(description="When it fails with the code `expired` unless finished, Unix seconds.")
     retry_of: str | None = Field(description="The video whose request this one repeats.")
-    events_url: str = Field(description="Server-sent events of this job.")
-    websocket_url: None = None
+    events_url: str = Field(description="Server-sent events of this job; opens for an hour without a key. A secret.")
+    websocket_url: str = Field(description="The same events as a WebSocket; opens for an hour without a key. A secret.")
 
 
 class VideoList(BaseModel):
@@ -151,18 +149,22 @@ class ErrorEnvelope(BaseModel):
 
 
 class Urls:
-    """The URLs that answers name."""
+    """The URLs that answers name; `token` gives what opens the events of a job without a key, None: nothing does."""
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, token: Callable[[JobRecord], str] | None = None) -> None:
         self._base = f"{base}/v1/videos"
+        self._token = token
 
     def video(self, job_id: str) -> str:
         """URL of the Video object."""
         return f"{self._base}/{job_id}"
 
-    def events(self, job_id: str) -> str:
-        """URL of its event stream."""
-        return f"{self._base}/{job_id}/events"
+    def events(self, record: JobRecord) -> tuple[str, str]:
+        """URLs of its event stream and of its WebSocket."""
+        query = "" if self._token is None else f"?token={self._token(record)}"
+        path = f"{self._base}/{record.job_id}"
+        websocket = path.replace("http", "ws", 1) if path.startswith("http") else path
+        return f"{path}/events{query}", f"{websocket}/ws{query}"
 
     def content(self, job_id: str, variant: str) -> str:
         """URL of one of its files."""
@@ -173,6 +175,7 @@ def video(record: JobRecord, urls: Urls, position: QueuePosition | None = None) 
     """Show a job to its tenant."""
     is_completed = record.state is JobState.COMPLETED
     position = position or QueuePosition()
+    events_url, websocket_url = urls.events(record)
     return Video(
         id=record.job_id,
         status=STATUS[record.state],
@@ -200,7 +203,8 @@ def video(record: JobRecord, urls: Urls, position: QueuePosition | None = None) 
         priority=record.priority,
         deadline_at=_seconds(record.deadline_at_ms),
         retry_of=record.retry_of,
-        events_url=urls.events(record.job_id),
+        events_url=events_url,
+        websocket_url=websocket_url,
     )
 
 
@@ -212,16 +216,6 @@ def video_list(records: Sequence[JobRecord], has_more: bool, urls: Urls) -> Vide
         last_id=records[-1].job_id if records else None,
         has_more=has_more,
     )
-
-
-def event_data(event: StoredEvent, urls: Urls) -> dict[str, Any]:
-    """Return the JSON of one event: its own facts, the id of the video and the type."""
-    data = {**event.data, "id": event.job_id, "type": event.type.value}
-    if "preview" in data:
-        data["preview"] = {"step": data["preview"]["step"]}  # where it lies is nobody's business outside
-    if event.type is EventType.COMPLETED:
-        data["urls"] = {variant: urls.content(event.job_id, variant) for variant in RENDITIONS}
-    return data
 
 
 def model(card: ModelCard) -> Model:

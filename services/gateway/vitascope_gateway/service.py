@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -121,6 +121,7 @@ class Store(Protocol):
         ...
 
     async def job(self, tenant_id: str, job_id: str) -> JobRecord | None: ...
+    async def open_jobs(self, job_ids: Iterable[str]) -> frozenset[str]: ...
     async def page(
         self, tenant_id: str, after: str | None, limit: int, is_ascending: bool
     ) -> tuple[Sequence[JobRecord], bool]: ...

@@ -2,12 +2,14 @@
 
 An event's stream id orders it within its job: what is not newer than the last one sent is dropped. What Redis does not
 know, SQL does: a `snapshot` (the Video object) stands for events that are lost, and ends the stream of a finished job.
+
+What is told here is encoded elsewhere: `sse.py` for HTTP, `ws.py` for WebSockets.
 """
 
-import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from enum import Enum
+from typing import Protocol
 
 from vitascope_common.errors import UnavailableError
 from vitascope_common.events import TERMINAL_EVENTS, EventType, StoredEvent, id_order
@@ -15,13 +17,15 @@ from vitascope_common.jobs import TERMINAL_JOB, JobState
 from vitascope_gateway import objects
 from vitascope_gateway.hub import FeedHub, Follower, Signal
 from vitascope_gateway.service import JobRecord, QueuePosition
+from vitascope_gateway.told import Pause, Told, told, told_completed, told_place, told_snapshot
 
 HEARTBEAT_S = 15.0
 TERMINAL_PATIENCE_S = 2.0
 """How long a job that SQL calls finished may owe its last event."""
+SEND_TIMEOUT_S = 20.0
+"""A client that takes nothing for this long is gone."""
 AWAY_S = 3.0
 """How often a client hears from SQL while Redis is away."""
-RETRY_MS = 1000
 BEGINNING = frozenset({"", "0", "0-0"})
 WAITING_EVENTS = frozenset({EventType.QUEUED, EventType.PREEMPTED})
 """After these a job stands in a queue, until any other event."""
@@ -49,8 +53,16 @@ class Places(Protocol):
     def unwatch(self, follower: Follower) -> None: ...
 
 
+class End(Enum):
+    """Why a stream has ended. But for the first, whoever connects again with the last id goes on where it was."""
+
+    FINISHED = "finished"  # or deleted
+    RESTARTING = "restarting"  # this process ends
+    TOO_SLOW = "too slow"
+
+
 class JobStream:
-    """Follows one job for one client."""
+    """Follows one job for one client; `end` says why, once `batches` has ended."""
 
     def __init__(
         self,
@@ -61,77 +73,93 @@ class JobStream:
         histories: Histories,
         places: Places,
         reload: Callable[[], Awaitable[JobRecord | None]],
+        is_open: Callable[[str], Awaitable[bool]],
         urls: objects.Urls,
     ) -> None:
         self._job_id = record.job_id
         self._is_finished_in_sql = record.state in TERMINAL_JOB
         self._is_waiting = _is_waiting(record)
         self._last_id = "" if last_event_id in BEGINNING else last_event_id
+        self._last_order = id_order(self._last_id)
         self._hub = hub
         self._histories = histories
         self._places = places
         self._reload = reload
+        self._is_open = is_open
         self._urls = urls
         self._is_behind = True
         self._is_over = False
+        self._take: Callable[[Told], bool] | None = None
+        self._has_told = False
+        self.end = End.FINISHED
 
-    async def frames(self) -> AsyncGenerator[bytes]:
-        """Yield the bytes of the stream; ends after the terminal event."""
+    async def batches(self, take: Callable[[Told], bool] | None = None) -> AsyncGenerator[Sequence[Told | Pause]]:
+        """Yield what the client is told, all that is there at once; ends after the terminal event.
+
+        An event that comes while nothing else is to be told is offered to `take`, which may write it without the task
+        being woken that iterates; False: it is yielded.
+        """
+        self._take = take
         with self._hub.subscribe(self._job_id) as follower:  # before the history is read: nothing falls in between
-            yield b"retry: %d\n\n" % RETRY_MS
             try:
                 while not self._is_over:
-                    if self._is_behind:
-                        for frame in await self._catch_up():
-                            yield frame
-                    else:
-                        for frame in await self._wait(follower, self._patience_s()):
-                            yield frame
-                    if self._is_behind and not self._is_over:
-                        for frame in await self._wait(follower, AWAY_S):
-                            yield frame
+                    was_behind = self._is_behind
+                    batch = await (self._catch_up() if was_behind else self._wait(follower, self._patience_s()))
+                    if batch:
+                        yield batch
+                    if was_behind and self._is_behind and not self._is_over:  # Redis is away
+                        batch = await self._wait(follower, AWAY_S)
+                        if batch:
+                            yield batch
             finally:
                 self._places.unwatch(follower)
 
     def _patience_s(self) -> float:
         return TERMINAL_PATIENCE_S if self._is_finished_in_sql else HEARTBEAT_S
 
-    async def _wait(self, follower: Follower, timeout_s: float) -> list[bytes]:
+    async def _wait(self, follower: Follower, timeout_s: float) -> list[Told | Pause]:
         if self._is_waiting:
             self._places.watch(follower)
         else:
             self._places.unwatch(follower)
-        item = await follower.next(timeout_s)
-        if item is Signal.CLOSE:
-            self._is_over = True
-        elif item is Signal.CATCH_UP:
-            self._is_behind = True
-        elif isinstance(item, StoredEvent):
-            return [] if self._is_behind else self._tell([item])
-        elif isinstance(item, QueuePosition):
-            return [self._place(item)] if self._is_waiting else []  # it may have been found before the job started
-        elif not self._is_behind:
-            return await self._check_sql()
-        return []
+        self._has_told = False
+        at_once = None if self._take is None or self._is_behind or self._is_waiting else self._tell_at_once
+        items = await follower.next(timeout_s, at_once)
+        if not items:
+            return [] if self._is_behind or self._has_told else await self._check_sql()
+        batch: list[Told | Pause] = []
+        for item in items:
+            if self._is_over:
+                break
+            if item is Signal.CLOSE:
+                self._is_over = True
+                self.end = End.TOO_SLOW if follower.is_dropped else End.RESTARTING
+            elif item is Signal.CATCH_UP:
+                self._is_behind = True
+            elif isinstance(item, Told):
+                batch += [] if self._is_behind else self._tell([item])
+            elif isinstance(item, QueuePosition) and self._is_waiting:  # else it was found before the job started
+                batch.append(told_place(self._job_id, item))
+        return batch
 
-    async def _catch_up(self) -> list[bytes]:
+    async def _catch_up(self) -> list[Told | Pause]:
         """Tell what the client has missed, from Redis if it is there, from SQL if not."""
         try:
             history = await self._histories.read(self._job_id, self._last_id)
         except UnavailableError:
-            return await self._snapshot("") or [b": waiting\n\n"]
+            return await self._snapshot("") or [Pause.WAITING]
         if self._is_gap(history):
-            frames = await self._snapshot(history.newest_id)
-            if frames:
-                self._last_id = history.newest_id  # also when it is "": then all that comes is new
-            self._is_behind = not frames
-            return frames or [b": waiting\n\n"]
+            batch = await self._snapshot(history.newest_id)
+            if batch:
+                self._set_last_id(history.newest_id)  # also when it is "": then all that comes is new
+            self._is_behind = not batch
+            return batch or [Pause.WAITING]
         self._is_behind = False
         if history.at is not None:
             self._is_waiting = history.at.type in WAITING_EVENTS
         if not self._last_id and not history.events and self._is_finished_in_sql:
             return await self._snapshot("")
-        return self._tell(history.events)
+        return self._tell(map(told, history.events))
 
     def _is_gap(self, history: History) -> bool:
         """Whether events that this client has not seen are no longer held: its last one is gone, or the very first."""
@@ -142,20 +170,19 @@ class JobStream:
         first = history.events[0]
         return first.type is not EventType.QUEUED or "reason" in first.data  # with a reason it is queued once more
 
-    async def _check_sql(self) -> list[bytes]:
+    async def _check_sql(self) -> list[Told | Pause]:
         """After a silence: a job that SQL calls finished will send nothing more."""
         try:
-            record = await self._reload()
+            if await self._is_open(self._job_id):
+                return [Pause.HEARTBEAT]
         except UnavailableError:
-            return [b": heartbeat\n\n"]
-        if record is None or record.state in TERMINAL_JOB:
-            return await self._snapshot("", record)
-        return [b": heartbeat\n\n"]
+            return [Pause.HEARTBEAT]
+        return await self._snapshot("") or ([] if self._is_over else [Pause.HEARTBEAT])
 
-    async def _snapshot(self, newest_id: str, record: JobRecord | None = None) -> list[bytes]:
+    async def _snapshot(self, newest_id: str) -> list[Told | Pause]:
         """Tell the whole state; `newest_id` is the last event that it covers. Nothing when the database is away too."""
         try:
-            record = record or await self._reload()
+            record = await self._reload()
         except UnavailableError:
             return []
         if record is None:  # deleted meanwhile
@@ -163,33 +190,34 @@ class JobStream:
             return []
         self._is_finished_in_sql = self._is_over = record.state in TERMINAL_JOB
         self._is_waiting = _is_waiting(record)
-        data = {**objects.video(record, self._urls).model_dump(), "type": EventType.SNAPSHOT.value}
-        return [frame(newest_id, EventType.SNAPSHOT.value, data)]
+        return [told_snapshot(newest_id, record, self._urls)]
 
-    def _tell(self, events: Sequence[StoredEvent]) -> list[bytes]:
-        frames = []
-        for event in events:
-            if self._last_id and id_order(event.id) <= id_order(self._last_id):
+    def _tell_at_once(self, one: Told) -> bool:
+        """Hand an event over as it comes, if it changes nothing but where we are."""
+        if one.type in WAITING_EVENTS or one.type in TERMINAL_EVENTS or self._take is None:
+            return False
+        if not self._last_id or one.order > self._last_order:
+            if not self._take(one):
+                return False
+            self._last_id, self._last_order, self._has_told = one.id, one.order, True
+        return True
+
+    def _set_last_id(self, event_id: str) -> None:
+        self._last_id, self._last_order = event_id, id_order(event_id)
+
+    def _tell(self, events: Iterable[Told]) -> list[Told | Pause]:
+        batch: list[Told | Pause] = []
+        for one in events:
+            if self._last_id and one.order <= self._last_order:
                 continue
-            frames.append(frame(event.id, event.type.value, objects.event_data(event, self._urls)))
-            self._last_id = event.id
-            self._is_waiting = event.type in WAITING_EVENTS
-            if event.type in TERMINAL_EVENTS:
+            batch.append(told_completed(one, self._urls) if one.type is EventType.COMPLETED else one)
+            self._set_last_id(one.id)
+            self._is_waiting = one.type in WAITING_EVENTS
+            if one.type in TERMINAL_EVENTS:
                 self._is_over = True
                 break
-        return frames
-
-    def _place(self, place: QueuePosition) -> bytes:
-        """Tell where the job stands. No id: this is no event of the history, and `Last-Event-ID` stays what it is."""
-        data = {"position": place.position, "eta_s": place.eta_s, "id": self._job_id, "type": EventType.QUEUED.value}
-        return frame("", EventType.QUEUED.value, data)
+        return batch
 
 
 def _is_waiting(record: JobRecord) -> bool:
     return record.state is JobState.QUEUED or (record.state is JobState.RUNNING and record.phase == "queued")
-
-
-def frame(event_id: str, name: str, data: dict[str, Any]) -> bytes:
-    """Return one server-sent event (WHATWG HTML, 9.2)."""
-    text = json.dumps(data, separators=(",", ":"))
-    return (f"id: {event_id}\n" if event_id else "").encode() + f"event: {name}\ndata: {text}\n\n".encode()

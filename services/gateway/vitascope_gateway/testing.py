@@ -9,11 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -187,8 +188,9 @@ def gateway_process(
     port: int = 0,
     command: Sequence[str] = (sys.executable, "-m", "vitascope_gateway"),
     url_allowed_networks: str = "",
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[GatewayProcess]:
-    """Run the gateway; it answers before the block begins and is gone after it."""
+    """Run the gateway, with further `variables`; it answers before the block begins and is gone after it."""
     port, metrics_port = port or free_port(), free_port()
     environ = {name: value for name, value in os.environ.items() if not name.startswith("VITASCOPE_")}
     environ |= {
@@ -204,6 +206,7 @@ def gateway_process(
         "VITASCOPE_GATEWAY_PORT": str(port),
         "VITASCOPE_GATEWAY_METRICS_PORT": str(metrics_port),
         "VITASCOPE_LOG_FORMAT": "json",
+        **variables,
     }
     with subprocess.Popen(command, env=environ) as process:
         running = GatewayProcess(process, port, metrics_port)

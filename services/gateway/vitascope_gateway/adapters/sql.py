@@ -1,14 +1,14 @@
 """SQL: keys and tenants, admission, and reading jobs."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from vitascope_common.database import Database
 from vitascope_common.errors import InvalidRequestError
-from vitascope_common.jobs import GENERATE, Artifact, JobState
+from vitascope_common.jobs import GENERATE, TERMINAL_JOB, Artifact, JobState
 from vitascope_common.tables import api_keys, jobs, tasks, tenants
 from vitascope_gateway import admission
 from vitascope_gateway.hook import Hook
@@ -89,6 +89,14 @@ class SqlStore:
         async with self._database.read() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
         return None if row is None else _record(row)
+
+    async def open_jobs(self, job_ids: Iterable[str]) -> frozenset[str]:
+        """Return those of these jobs that have neither ended nor been deleted."""
+        query = sa.select(jobs.c.job_id).where(
+            jobs.c.job_id.in_(job_ids), jobs.c.state.not_in(TERMINAL_JOB), jobs.c.deleted_at_ms.is_(None)
+        )
+        async with self._database.read() as connection:
+            return frozenset((await connection.execute(query)).scalars())
 
     async def page(
         self, tenant_id: str, after: str | None, limit: int, is_ascending: bool
