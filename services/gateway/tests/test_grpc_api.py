@@ -487,7 +487,7 @@ def test_a_picture_makes_the_same_request_as_a_file_of_a_form(inside: Any, calls
 def test_a_key_covers_a_retry(inside: Any, calls: Calls) -> None:
     first = made(calls("CreateVideo", create(seed=9)))
     refused = calls("RetryVideo", pb.RetryVideoRequest(video_id=first))
-    assert (refused.status, refused.code) == (grpc.StatusCode.ABORTED, "not_finished")
+    assert (refused.status, refused.code) == (grpc.StatusCode.FAILED_PRECONDITION, "not_finished")
     inside.sql("UPDATE jobs SET state = 'failed', finished_at_ms = 1000")
     second = calls("RetryVideo", pb.RetryVideoRequest(video_id=first), idempotency_key="r")
     assert (second.message.retry_of, second.message.seed) == (first, 9)

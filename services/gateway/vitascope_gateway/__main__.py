@@ -149,8 +149,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
 
     async def drain_calls() -> None:
         await stopped.wait()
-        await calls.drain(DRAIN_S)
-        await video_api.drain(DRAIN_S)
+        await asyncio.gather(calls.drain(DRAIN_S), video_api.drain(DRAIN_S))
 
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):

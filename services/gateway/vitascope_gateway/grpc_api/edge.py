@@ -30,6 +30,8 @@ DETAILS = "grpc-status-details-bin"
 DOMAIN = "vitascope"
 MAX_MESSAGE_BYTES = 1000
 """Of an error's text, which travels twice: both have to fit into the 8 KiB that clients take as headers."""
+PUBLIC_STATUS = {ErrorKind.CONFLICT: grpc.StatusCode.FAILED_PRECONDITION}
+"""Where strangers are told otherwise than our services: some clients repeat what is ABORTED, and it would not help."""
 
 M = TypeVar("M", bound=Message)
 Answer = Callable[[Caller, M, Any], Awaitable[Message]]
@@ -71,6 +73,7 @@ class PublicEdge(AroundInterceptor):
 def public_status(error: VitascopeError, request_id: str) -> RpcStatus:
     """Return the status of an error, with its details as google.rpc has them."""
     code, message, metadata = to_status(error)
+    code = PUBLIC_STATUS.get(error.kind, code)
     message = message.encode()[:MAX_MESSAGE_BYTES].decode(errors="ignore")
     facts = {"code": error.code, "param": error.param or ""}
     details: list[Message] = [

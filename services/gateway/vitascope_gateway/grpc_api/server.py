@@ -13,7 +13,7 @@ from vitascope_gateway.service import Gateway
 
 OPTIONS = {
     "grpc.max_receive_message_length": MAX_BODY_BYTES,
-    "grpc.max_concurrent_streams": 100,  # of one connection
+    "grpc.max_concurrent_streams": 1000,  # of one connection
     "grpc.max_connection_idle_ms": 600_000,
     "grpc.keepalive_time_ms": 30_000,  # a client that is gone is noticed, though it sends nothing
     "grpc.keepalive_timeout_ms": 20_000,
