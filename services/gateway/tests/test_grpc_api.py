@@ -231,6 +231,10 @@ BAD: dict[str, tuple[Any, dict[str, Any]]] = {
         create(input_reference=pb.Picture(url="data:image/png;base64,AAAA")),
         {"prompt": "a red circle", "input_reference": "data:image/png;base64,AAAA"},
     ),
+    "picture inside": (
+        create(input_reference=pb.Picture(url="https://127.0.0.1/x.png")),
+        {"prompt": "a red circle", "input_reference": "https://127.0.0.1/x.png"},
+    ),
     "empty picture": (create(input_reference=pb.Picture()), {"prompt": "a red circle", "input_reference": ""}),
     "last frame alone": (
         create(last_frame=pb.Picture(url="data:image/png;base64,AAAA")),
