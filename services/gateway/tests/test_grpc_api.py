@@ -18,6 +18,8 @@ from grpc_status import rpc_status
 from PIL import Image
 
 from vitascope_common.jobs import Artifact
+from vitascope_gateway import hook
+from vitascope_gateway import request as request_room
 from vitascope_gateway.body import MAX_BODY_BYTES
 from vitascope_gateway.grpc_api import edge as edge_module
 from vitascope_gateway.grpc_api.server import make_server
@@ -163,6 +165,10 @@ def test_a_video_has_the_fields_that_rest_shows(calls: Calls) -> None:
     assert set(pb.Video.DESCRIPTOR.fields_by_name) == of_rest
 
 
+def test_a_request_has_the_fields_that_rest_takes() -> None:
+    assert set(pb.CreateVideoRequest.DESCRIPTOR.fields_by_name) == {*request_room.FIELDS, *hook.FIELDS}
+
+
 def test_a_request_made_by_one_api_is_seen_by_the_other(inside: Any, calls: Calls) -> None:
     one = inside.request("POST", "/v1/videos", json={"prompt": "a"}).json()["id"]
     two = made(calls("CreateVideo", create("b")))
@@ -234,6 +240,15 @@ BAD: dict[str, tuple[Any, dict[str, Any]]] = {
     "picture inside": (
         create(input_reference=pb.Picture(url="https://127.0.0.1/x.png")),
         {"prompt": "a red circle", "input_reference": "https://127.0.0.1/x.png"},
+    ),
+    "webhook": (create(webhook_url="x"), {"prompt": "a red circle", "webhook_url": "x"}),
+    "webhook events": (
+        create(webhook_url="https://x.test/hook", webhook_events=["x"]),
+        {"prompt": "a red circle", "webhook_url": "https://x.test/hook", "webhook_events": ["x"]},
+    ),
+    "events of no webhook": (
+        create(webhook_events=["video.completed"]),
+        {"prompt": "a red circle", "webhook_events": ["video.completed"]},
     ),
     "empty picture": (create(input_reference=pb.Picture()), {"prompt": "a red circle", "input_reference": ""}),
     "last frame alone": (

@@ -39,7 +39,7 @@ class Picture(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., url: _Optional[str] = ...) -> None: ...
 
 class CreateVideoRequest(_message.Message):
-    __slots__ = ("prompt", "model", "seconds", "size", "seed", "negative_prompt", "num_inference_steps", "guidance_scale", "solver", "temporal_attention", "fps", "num_frames", "metadata", "deadline_s", "priority", "service_class", "input_reference", "last_frame", "width", "height")
+    __slots__ = ("prompt", "model", "seconds", "size", "seed", "negative_prompt", "num_inference_steps", "guidance_scale", "solver", "temporal_attention", "fps", "num_frames", "metadata", "deadline_s", "priority", "service_class", "input_reference", "last_frame", "width", "height", "webhook_url", "webhook_events")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,8 @@ class CreateVideoRequest(_message.Message):
     LAST_FRAME_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_URL_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_EVENTS_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     model: str
     seconds: str
@@ -87,7 +89,9 @@ class CreateVideoRequest(_message.Message):
     last_frame: Picture
     width: int
     height: int
-    def __init__(self, prompt: _Optional[str] = ..., model: _Optional[str] = ..., seconds: _Optional[str] = ..., size: _Optional[str] = ..., seed: _Optional[int] = ..., negative_prompt: _Optional[str] = ..., num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., solver: _Optional[str] = ..., temporal_attention: _Optional[str] = ..., fps: _Optional[int] = ..., num_frames: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., deadline_s: _Optional[float] = ..., priority: _Optional[int] = ..., service_class: _Optional[str] = ..., input_reference: _Optional[_Union[Picture, _Mapping]] = ..., last_frame: _Optional[_Union[Picture, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
+    webhook_url: str
+    webhook_events: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, prompt: _Optional[str] = ..., model: _Optional[str] = ..., seconds: _Optional[str] = ..., size: _Optional[str] = ..., seed: _Optional[int] = ..., negative_prompt: _Optional[str] = ..., num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., solver: _Optional[str] = ..., temporal_attention: _Optional[str] = ..., fps: _Optional[int] = ..., num_frames: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., deadline_s: _Optional[float] = ..., priority: _Optional[int] = ..., service_class: _Optional[str] = ..., input_reference: _Optional[_Union[Picture, _Mapping]] = ..., last_frame: _Optional[_Union[Picture, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., webhook_url: _Optional[str] = ..., webhook_events: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Clip(_message.Message):
     __slots__ = ("id", "data")

@@ -37,6 +37,8 @@ def create_fields(message: videos_pb2.CreateVideoRequest) -> dict[str, Any]:
     for field, value in message.ListFields():
         if field.name == "metadata":
             fields["metadata"] = dict(message.metadata)
+        elif field.is_repeated:
+            fields[field.name] = list(value)
         elif field.message_type is not None:
             source = value.WhichOneof("source")
             fields[field.name] = "" if source is None else getattr(value, source)
