@@ -66,6 +66,18 @@ def test_every_service_can_read_its_settings_from_its_environment(
     assert settings.otlp_endpoint == "http://127.0.0.1:4317"
 
 
+def test_the_grpc_api_has_a_port_of_its_own_and_shows_what_it_can_do_unless_told_not_to(stack: Stack) -> None:
+    environ = stack.environment("gateway", {})
+    assert environ["VITASCOPE_GATEWAY_GRPC_PORT"] == str(stack.ports["gateway-grpc"])
+    assert stack.grpc_address == f"127.0.0.1:{stack.ports['gateway-grpc']}"
+    assert len(set(stack.ports.values())) == len(stack.ports)
+    assert environ["VITASCOPE_GATEWAY_GRPC_REFLECTION"] == "true"
+    refused = {"VITASCOPE_GATEWAY_GRPC_REFLECTION": "false"}
+    assert stack.environment("gateway", refused)["VITASCOPE_GATEWAY_GRPC_REFLECTION"] == "false"
+    assert "VITASCOPE_GATEWAY_GRPC_REFLECTION" not in stack.environment("delivery", {})
+    assert ignored_variables({**refused, "VITASCOPE_GATEWAY_GRPC_PORT": "1"}) == ["VITASCOPE_GATEWAY_GRPC_PORT"]
+
+
 def test_nobody_gets_what_is_not_theirs(stack: Stack) -> None:
     environs = {service: stack.environment(service, INHERITED) for service in PROCESSES}
     for service, environ in environs.items():

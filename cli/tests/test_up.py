@@ -50,7 +50,7 @@ def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 10.0
 def test_one_line_one_file_and_an_orderly_end(tmp_path: Path) -> None:
     with starting(tmp_path / "data", "good") as process:
         up = first_line(process)
-        assert list(up) == ["base_url", "api_key", "data_dir", "pids"]
+        assert list(up) == ["base_url", "grpc", "api_key", "data_dir", "pids"]
         assert list(up["pids"]) == list(PROCESSES)
         assert (tmp_path / "data" / "api_key").read_text().strip() == up["api_key"]
         state_file = tmp_path / "data" / "stack.json"
@@ -164,7 +164,7 @@ def test_after_kill_nine_the_next_one_takes_over_at_once(tmp_path: Path) -> None
             second = first_line(again)
             assert not any(is_alive(pid) for pid in first["pids"].values())
             assert second["api_key"] == first["api_key"]
-            assert second["base_url"] == first["base_url"]
+            assert (second["base_url"], second["grpc"]) == (first["base_url"], first["grpc"])
 
             with starting(tmp_path / "data", "good") as third:
                 out, err = third.communicate(timeout=15)

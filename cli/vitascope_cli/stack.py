@@ -22,6 +22,8 @@ from vitascope_common.redis_clients import connect_async
 from vitascope_common.settings import FOREIGN_NAMES, PREFIX, PROCESSES, ServiceSettings, package_of, service_prefix
 
 REDIS = "redis"
+GRPC = "gateway-grpc"
+"""The name under which the port of the public gRPC API is kept."""
 DEFAULT_PORT = 8000
 PROBE_TIMEOUT_S = 2.0
 
@@ -36,8 +38,10 @@ GIVEN = frozenset(
 """Shared variables that name a server (and its credentials) to use instead of the one that `up` would bring."""
 READ_BY_UP = frozenset({"VITASCOPE_CLI_DATA_DIR", "VITASCOPE_MODELS_DIR"})
 """Variables that name an option of `up`."""
-SET_BY_UP = frozenset({"port", "metrics_port", "certificate_dir"})
+SET_BY_UP = frozenset({"port", "metrics_port", "grpc_port", "certificate_dir"})
 """A service's own fields that `up` fills in."""
+DEFAULTS = {"VITASCOPE_GATEWAY_GRPC_REFLECTION": "true"}
+"""What is off in production unless it is asked for, and on here unless it is refused."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 STOP_STAGES: Mapping[str, int] = {
@@ -70,7 +74,7 @@ class Stack:
     data_dir: DataDir
     host: str
     ports: Mapping[str, int]
-    """`gateway`, `gateway-metrics`, …, `redis`."""
+    """`gateway`, `gateway-grpc`, `gateway-metrics`, …, `redis`."""
     models_dir: Path
     num_threads: int
     signing_key: str
@@ -82,6 +86,11 @@ class Stack:
     def base_url(self) -> str:
         """Where clients reach the gateway."""
         return ports.url(ports.public_host(self.host), self.ports["gateway"])
+
+    @property
+    def grpc_address(self) -> str:
+        """Where clients reach the gateway's gRPC API: a target, as gRPC calls it."""
+        return ports.url(ports.public_host(self.host), self.ports[GRPC]).removeprefix("http://")
 
     @property
     def delivery_url(self) -> str:
@@ -131,6 +140,7 @@ class Stack:
             "VITASCOPE_SIGNING_KEY": self.signing_key,
             f"{own}PORT": str(self.ports[service]),
             f"{own}METRICS_PORT": str(self.ports[metrics_name(service)]),
+            "VITASCOPE_GATEWAY_GRPC_PORT": str(self.ports[GRPC]),
             "VITASCOPE_GPU_WORKER_NUM_THREADS": str(self.num_threads),
             "VITASCOPE_POSTPROC_CERTIFICATE_DIR": str(self.data_dir.certificates),
             **self.given,
@@ -138,6 +148,7 @@ class Stack:
         read = {settings.env_name(field) for field in settings.model_fields}
         passed_on = {name: value for name, value in inherited.items() if name in PASSED_ON or name.startswith(own)}
         return {
+            **{name: value for name, value in DEFAULTS.items() if name in read},
             # torch makes this folder when it is imported; without a word from us it stays in /tmp.
             "TORCHINDUCTOR_CACHE_DIR": str(self.data_dir.service(service) / "torchinductor"),
             **{name: value for name, value in inherited.items() if not name.upper().startswith(PREFIX)},
@@ -153,7 +164,8 @@ class Stack:
 
     def taken_ports(self) -> list[int]:
         """Return those of its ports that another program has now; only while nothing of the stack runs."""
-        hosts = {name: self._listening_host(name.removesuffix("-metrics")) for name in self.ports}
+        services = {name: name.removesuffix("-metrics").removesuffix("-grpc") for name in self.ports}
+        hosts = {name: self._listening_host(service) for name, service in services.items()}
         return [port for name, port in self.ports.items() if not ports.is_free(hosts[name], port)]
 
     def specs(self, inherited: Mapping[str, str]) -> list[ChildSpec]:
@@ -229,7 +241,7 @@ def open_stack(
             f"Port {port} on {host} cannot be used, another program may have it. Choose another with --port; "
             "--port 0 takes any free one."
         )
-    public = ["delivery", metrics_name("gateway"), metrics_name("delivery")] + ([] if port else ["gateway"])
+    public = ["delivery", GRPC, metrics_name("gateway"), metrics_name("delivery")] + ([] if port else ["gateway"])
     names = [name for service in PROCESSES for name in (service, metrics_name(service))] + [REDIS]
     try:
         outside = ports.choose(public, before, host, taken={port})

@@ -103,6 +103,7 @@ async def _run(stack: Stack, api_key: str, environ: Mapping[str, str], lock: int
     def describe(pids: Mapping[str, int]) -> dict[str, object]:
         return {
             "base_url": stack.base_url,
+            "grpc": stack.grpc_address,
             "api_key": api_key,
             "data_dir": str(stack.data_dir.path),
             "pids": {service: pids[service] for service in PROCESSES},
@@ -132,7 +133,7 @@ async def _run(stack: Stack, api_key: str, environ: Mapping[str, str], lock: int
         if await _start(supervisor, asked_to_stop):
             is_up = True
             write_state(supervisor.pids)
-            say(f"up: {stack.base_url} (data in {stack.data_dir.path}; Ctrl-C stops it)")
+            say(f"up: {stack.base_url}, gRPC on {stack.grpc_address} (data in {stack.data_dir.path}; Ctrl-C stops it)")
             sys.stdout.write(json.dumps(describe(supervisor.pids)) + "\n")
             sys.stdout.flush()
             await asked_to_stop.wait()

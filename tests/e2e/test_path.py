@@ -17,7 +17,7 @@ from vitascope_common.settings import PROCESSES
 
 
 def test_up_says_where_everything_is(stack: Stack) -> None:
-    assert set(stack.up) == {"base_url", "api_key", "data_dir", "pids"}
+    assert set(stack.up) == {"base_url", "grpc", "api_key", "data_dir", "pids"}
     assert set(stack.up["pids"]) == set(PROCESSES)
     key_file = stack.data_dir / "api_key"
     assert key_file.read_text().strip() == stack.api_key

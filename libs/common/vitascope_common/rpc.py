@@ -1,6 +1,7 @@
 """One way to serve gRPC and one way to call it: health, reflection, errors and traces are the same everywhere."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import grpc
 import grpc.aio
@@ -21,18 +22,33 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # references only; a larger message is a mi
 
 
 class RpcServer:
-    """A gRPC server with health and reflection; `port` is the one it really listens on."""
+    """A gRPC server with health and reflection; `port` is the one it really listens on.
 
-    def __init__(self, address: str, services: Sequence[str], register: Callable[[grpc.aio.Server], None]) -> None:
+    One that strangers call has an interceptor and limits (`options`) of its own, and may hide what it can do.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        services: Sequence[str],
+        register: Callable[[grpc.aio.Server], None],
+        *,
+        errors: grpc.aio.ServerInterceptor | None = None,
+        options: Mapping[str, int] = MappingProxyType({}),
+        servicer: health.aio.HealthServicer | None = None,
+        has_reflection: bool = True,
+    ) -> None:
+        limits = {"grpc.max_receive_message_length": MAX_MESSAGE_BYTES, "grpc.so_reuseport": 0, **options}
         self._server = grpc.aio.server(
-            interceptors=[*telemetry.server_interceptors(), ErrorInterceptor()],
-            options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)],
+            interceptors=[*telemetry.server_interceptors(), errors or ErrorInterceptor()], options=[*limits.items()]
         )
-        self._health = health.aio.HealthServicer()
+        self._health = servicer or health.aio.HealthServicer()
         self._services = (*services, "")
         register(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        if has_reflection:
+            names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
         try:
             self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:

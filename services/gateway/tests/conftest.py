@@ -28,7 +28,8 @@ from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.adapters.webhooks import SqlWebhooks
 from vitascope_gateway.api import make_app
 from vitascope_gateway.creation import Creation
-from vitascope_gateway.follow import FollowTokens
+from vitascope_gateway.follow import Following, FollowTokens
+from vitascope_gateway.grpc_api.api import VideoApi
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.positions import PositionPoller
 from vitascope_gateway.service import Gateway, MediaLinks
@@ -126,6 +127,10 @@ class Inside:
     neighbours: Neighbours
     database: Database
     objects: ObjectStore
+    video_api: VideoApi
+    gateway: Gateway
+    creation: Creation
+    store: SqlStore
     closing: list[Any] = field(default_factory=list)
 
     def request(self, method: str, path: str, *, tenant: str | None = "acme", **options: Any) -> httpx.Response:
@@ -195,10 +200,12 @@ def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Insi
             tokens = FollowTokens(SecretStr(SIGNING_KEY))
             places = PositionPoller(scheduler)
             app = make_app(gateway, creation, store, hub, NoEvents(), places, webhooks=webhooks, follow_tokens=tokens)
+            following = Following(gateway, store, hub, NoEvents(), places)
+            video_api = VideoApi(gateway, creation, store, following)
             keys = {name: await add_tenant(database, name) for name in ("acme", "other")}
             keys["ops"] = await add_tenant(database, "ops", classes="realtime", scopes="other admin")
             closing = [creation.drain, channel.close, database.close]
-            return Inside(runner, app, keys, both, database, objects, closing)
+            return Inside(runner, app, keys, both, database, objects, video_api, gateway, creation, store, closing)
 
         one = runner.run(build())
         yield one

@@ -37,15 +37,18 @@ def test_a_wrong_configuration_ends_with_status_2_and_says_what_is_missing() -> 
     assert "Traceback" not in ended.stderr
 
 
-def test_a_port_that_is_taken_is_named(outside: Any, models_dir: Any) -> None:
-    port = urlsplit(outside.gateway.base_url).port
+@pytest.mark.parametrize("name", ["PORT", "GRPC_PORT"])
+def test_a_port_that_is_taken_is_named(outside: Any, models_dir: Any, name: str) -> None:
+    taken = outside.gateway.base_url if name == "PORT" else f"grpc://{outside.gateway.grpc_address}"
+    port = urlsplit(taken).port
+    ports = {"VITASCOPE_GATEWAY_PORT": "0", "VITASCOPE_GATEWAY_GRPC_PORT": "0", f"VITASCOPE_GATEWAY_{name}": str(port)}
     ended = run(
         VITASCOPE_DATABASE_URL=f"sqlite+aiosqlite:///{outside.database_path}",
         VITASCOPE_REDIS_URL=outside.redis.url,
         VITASCOPE_OBJECT_STORE_URL="file:///nowhere/objects",
         VITASCOPE_MODELS_DIR=str(models_dir),
         VITASCOPE_SIGNING_KEY="x" * 32,
-        VITASCOPE_GATEWAY_PORT=str(port),
+        **ports,
     )
     assert ended.returncode == 2
     assert f"127.0.0.1:{port}" in ended.stderr

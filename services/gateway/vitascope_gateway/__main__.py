@@ -24,7 +24,9 @@ from vitascope_gateway.adapters.webhooks import SqlWebhooks
 from vitascope_gateway.api import make_app
 from vitascope_gateway.connection import Http
 from vitascope_gateway.creation import Creation
-from vitascope_gateway.follow import FollowTokens
+from vitascope_gateway.follow import Following, FollowTokens
+from vitascope_gateway.grpc_api.api import VideoApi
+from vitascope_gateway.grpc_api.server import make_server
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.positions import PositionPoller
 from vitascope_gateway.service import Gateway, MediaLinks
@@ -124,17 +126,30 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
     ):  # of every connection: one that takes nothing is reset, whatever waits in it
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_TIMEOUT_S * 1000))
     address = "{}:{}".format(*listener.getsockname())
+    video_api = VideoApi(gateway, creation, store, Following(gateway, store, hub, events, places))
+    calls = make_server(settings.host, settings.grpc_port, video_api, gateway, has_reflection=settings.grpc_reflection)
 
     def started() -> None:
         watched.mark_ready(True)
-        _log.info("gateway.ready", address=address)
+        _log.info("gateway.ready", address=address, grpc_port=calls.port)
 
-    server = _Server(config, started)
+    server, stopped = _Server(config, started), asyncio.Event()
 
     def stop() -> None:
         watched.mark_ready(False)
         hub.close()
         server.should_exit = True
+        stopped.set()
+
+    async def serve_http() -> None:
+        try:
+            await server.serve([listener])
+        finally:
+            stopped.set()
+
+    async def drain_calls() -> None:
+        await stopped.wait()
+        await asyncio.gather(calls.drain(DRAIN_S), video_api.drain(DRAIN_S))
 
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -145,7 +160,8 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
     poller.add_done_callback(lambda _: stop())
     sweeper = asyncio.create_task(idempotency.sweep_for_ever(database))
     try:
-        await server.serve([listener])
+        await calls.start()
+        await asyncio.gather(serve_http(), drain_calls())  # both at once: what is under way has this long, not twice
         await creation.drain()
         for duty in (reader, poller):
             if duty.done():

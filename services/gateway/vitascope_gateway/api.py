@@ -9,11 +9,11 @@ from fastapi.security import APIKeyQuery, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from vitascope_common import tokens
-from vitascope_common.errors import UnauthenticatedError, UnavailableError, UnsupportedError, VitascopeError
+from vitascope_common.errors import UnavailableError, UnsupportedError, VitascopeError
 from vitascope_gateway import objects, ws
 from vitascope_gateway.admin import make_admin_router
 from vitascope_gateway.body import read_fields
+from vitascope_gateway.callers import caller_of
 from vitascope_gateway.cors import open_to_pages
 from vitascope_gateway.creation import Created, Creation
 from vitascope_gateway.edge import EdgeMiddleware, error_response, install_error_handlers
@@ -98,14 +98,7 @@ def make_app(
     following = Following(gateway, store, hub, histories, places)
 
     async def known_caller(connection: HTTPConnection) -> Caller:
-        scheme, _, key = connection.headers.get("authorization", "").partition(" ")
-        key = key.strip()
-        known = None
-        if scheme.lower() == "bearer" and 0 < len(key) <= 512:
-            known = await store.caller(tokens.api_key_hash(key))
-        if known is None:
-            raise UnauthenticatedError("The API key is missing or not valid; send `Authorization: Bearer KEY`.")
-        return known
+        return await caller_of(store, connection.headers.get("authorization", ""))
 
     async def caller(request: Request, _: Annotated[Any, Depends(bearer)]) -> Caller:
         """Return whose request this is, and what it may."""

@@ -100,7 +100,7 @@ class EdgeMiddleware:
             await self._app(scope, receive, send)
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        request_id = _request_id(headers.get(b"x-request-id", ""))
+        request_id = request_id_of(headers.get(b"x-request-id", ""))
         method = scope["method"] if scope["method"] in METHODS else "OTHER"
         started = time.perf_counter()
         status = 0
@@ -132,7 +132,8 @@ class EdgeMiddleware:
                 _log.debug("request.answered", method=method, route=route, status=status)
 
 
-def _request_id(given: str) -> str:
+def request_id_of(given: str) -> str:
+    """Return the id of a request: the client's own if it is one."""
     return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
 
 

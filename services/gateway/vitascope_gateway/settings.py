@@ -25,6 +25,10 @@ class GatewaySettings(
 
     port: int = Field(default=8000, ge=0, le=65535)
     """0: any free port."""
+    grpc_port: int = Field(default=50050, ge=0, le=65535)
+    """Of the public VideoService. 0: any free port."""
+    grpc_reflection: bool = False
+    """Whether clients may ask the gRPC server what it can do. `up` switches it on."""
     default_model: str | None = None
     """Model of a request that names none. None: the only card there is; with several, a request must say."""
     model_aliases: Mapping[str, str] = {"sora-2": "default", "sora-2-pro": "default"}

@@ -54,6 +54,7 @@ class Neighbours:
     """Set by every question for a queue position, which is what a poll is."""
     failure: grpc.StatusCode | None = None
     """What every call is answered with instead."""
+    well: health.HealthServicer = field(default_factory=health.HealthServicer)
 
     def Check(self, request: Any, context: Any) -> Any:
         self._fail(context)
@@ -117,6 +118,11 @@ class Neighbours:
             return lambda request, context: context.abort(grpc.StatusCode.UNIMPLEMENTED, "for executors only")
         raise AttributeError(name)
 
+    def serve(self, is_serving: bool) -> None:
+        """Say of both whether they do their work."""
+        answers = health_pb2.HealthCheckResponse
+        self.well.set("", answers.SERVING if is_serving else answers.NOT_SERVING)
+
     def _fail(self, context: Any) -> None:
         if self.failure is not None:
             context.abort(self.failure, "told to fail")
@@ -129,9 +135,8 @@ def neighbours() -> Iterator[Neighbours]:
     server = grpc.server(ThreadPoolExecutor(4))
     prompt_pb2_grpc.add_PromptServiceServicer_to_server(both, server)
     scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(both, server)
-    well = health.HealthServicer()
-    well.set("", health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(well, server)
+    both.serve(True)
+    health_pb2_grpc.add_HealthServicer_to_server(both.well, server)
     both.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:
@@ -158,8 +163,9 @@ async def add_tenant(database: Database, tenant_id: str, *, classes: str = "stan
 class GatewayProcess:
     """`python -m vitascope_gateway` on a port of its own."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", port: int, metrics_port: int) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, metrics_port: int, grpc_port: int) -> None:
         self.process = process
+        self.grpc_address = f"127.0.0.1:{grpc_port}"
         self.base_url = f"http://127.0.0.1:{port}"
         self.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
 
@@ -188,10 +194,11 @@ def gateway_process(
     port: int = 0,
     command: Sequence[str] = (sys.executable, "-m", "vitascope_gateway"),
     url_allowed_networks: str = "",
+    grpc_port: int = 0,
     variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[GatewayProcess]:
     """Run the gateway, with further `variables`; it answers before the block begins and is gone after it."""
-    port, metrics_port = port or free_port(), free_port()
+    port, metrics_port, grpc_port = port or free_port(), free_port(), grpc_port or free_port()
     environ = {name: value for name, value in os.environ.items() if not name.startswith("VITASCOPE_")}
     environ |= {
         "VITASCOPE_DATABASE_URL": database_url,
@@ -205,11 +212,13 @@ def gateway_process(
         "VITASCOPE_URL_ALLOWED_NETWORKS": url_allowed_networks,
         "VITASCOPE_GATEWAY_PORT": str(port),
         "VITASCOPE_GATEWAY_METRICS_PORT": str(metrics_port),
+        "VITASCOPE_GATEWAY_GRPC_PORT": str(grpc_port),
+        "VITASCOPE_GATEWAY_GRPC_REFLECTION": "true",
         "VITASCOPE_LOG_FORMAT": "json",
         **variables,
     }
     with subprocess.Popen(command, env=environ) as process:
-        running = GatewayProcess(process, port, metrics_port)
+        running = GatewayProcess(process, port, metrics_port, grpc_port)
         try:
             _wait(running)
             yield running
