@@ -108,7 +108,7 @@ def make_app(
         """Return whose request this is."""
         return known.tenant_id
 
-    async def urls(connection: HTTPConnection, token: str | None = None) -> Urls:
+    def urls(connection: HTTPConnection, token: str | None = None) -> Urls:
         """Return the URLs as this client reaches us, with new tokens or this one."""
 
         def token_of(record: JobRecord) -> str:
@@ -129,7 +129,7 @@ def make_app(
             return Access((await known_caller(connection)).tenant_id, urls(connection))
         return Access(follow_tokens.tenant_of(token, video_id), urls(connection, token))
 
-    def links(request: Request) -> Urls:
+    async def links(request: Request) -> Urls:
         """Return the URLs that an answer names."""
         return urls(request)
 
