@@ -108,7 +108,7 @@ def test_events_survive_a_gateway_that_is_killed_and_comes_back(around: Around) 
             assert unfinished.value.code == "video_not_ready"
         with pytest.raises(InvalidRequestError) as file:
             client.videos.edit(video=b"film", prompt="a blue circle", seed=1, metadata={"a": "b"})
-        assert (file.value.param, file.value.code) == ("video", "unsupported")
+        assert (file.value.param, file.value.code) == ("video", "invalid_media")
         with pytest.raises(ModerationBlockedError):
             client.videos.create(prompt="forbidden")
         with pytest.raises(InvalidRequestError) as wrong:

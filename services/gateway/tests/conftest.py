@@ -4,6 +4,7 @@ import asyncio
 import re
 import sqlite3
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -215,6 +216,9 @@ def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Insi
                 await end()
 
         runner.run(close())
+        for thread in threading.enumerate():  # of aiosqlite: one that could not connect answers a loop that is closed
+            if "_connection_worker_thread" in thread.name:
+                thread.join(10)
 
 
 def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
