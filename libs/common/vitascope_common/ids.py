@@ -11,7 +11,17 @@ _JOB_ID = re.compile(r"video_[0-9a-f]{32}")
 
 def new_job_id() -> str:
     """Make a job id: `video_` and 32 hex digits, the first 12 of them Unix milliseconds (as UUIDv7, RFC 9562)."""
-    return f"video_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    return _new_id("video")
+
+
+def new_file_id() -> str:
+    """Make the id of a file, in the form of a job id."""
+    return _new_id("file")
+
+
+def new_batch_id() -> str:
+    """Make the id of a batch, in the form of a job id."""
+    return _new_id("batch")
 
 
 def is_job_id(text: str) -> bool:
@@ -37,3 +47,7 @@ def new_worker_id(executor: str) -> str:
 def now_ms() -> int:
     """Return milliseconds since the Unix epoch."""
     return time.time_ns() // 1_000_000
+
+
+def _new_id(prefix: str) -> str:
+    return f"{prefix}_{now_ms():012x}{secrets.token_hex(10)}"

@@ -279,4 +279,72 @@ webhook_deliveries = sa.Table(
     sa.Index("ix_webhook_deliveries_job", "job_id"),
     _partial_index("ix_webhook_deliveries_due", "next_at_ms", where="state = 'pending'"),
     _partial_index("ix_webhook_deliveries_finished", "finished_at_ms", where="finished_at_ms IS NOT NULL"),
+
+# Written by: gateway.
+files = sa.Table(
+    "files",
+    METADATA,
+    sa.Column("file_id", sa.Text, primary_key=True),
+    sa.Column("tenant_id", sa.Text, nullable=False),
+    sa.Column("filename", sa.Text, nullable=False),
+    sa.Column("purpose", sa.Text, nullable=False),  # batch, batch_output
+    sa.Column("key", sa.Text, nullable=False),  # in the object store; the row is written first, and deleted last
+    _count("num_bytes"),
+    _text("sha256"),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    _count("stored_at_ms", None),  # None: its bytes may be missing, and nobody sees it
+    sa.Column("expires_at_ms", sa.BigInteger, nullable=False),  # when object and row may be swept
+    _count("deleted_at_ms", None),  # hidden from its tenant since
+    sa.Index("ix_files_page", "tenant_id", "created_at_ms", "file_id"),
+    sa.Index("ix_files_expired", "expires_at_ms"),
+)
+
+# Written by: gateway.
+batches = sa.Table(
+    "batches",
+    METADATA,
+    sa.Column("batch_id", sa.Text, primary_key=True),
+    sa.Column("tenant_id", sa.Text, nullable=False),
+    sa.Column("input_file_id", sa.Text, nullable=False),
+    sa.Column("labels", JSON, nullable=False),  # the client's own "metadata"
+    _text("base_url"),  # under which its client reached us, for the URLs in the output
+    sa.Column("output_ttl_ms", sa.BigInteger, nullable=False),  # how long output and error file are kept
+    sa.Column("state", sa.Text, nullable=False),  # BatchState
+    sa.Column("errors", JSON, nullable=False),  # [{code, message, param, line}], why it failed
+    _count("num_lines"),
+    _count("num_completed"),  # as of the last look at its jobs
+    _count("num_failed"),
+    _text("output_file_id", default=None),
+    _text("error_file_id", default=None),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("deadline_at_ms", sa.BigInteger, nullable=False),  # when lines that are not over expire
+    _count("in_progress_at_ms", None),
+    _count("finalizing_at_ms", None),
+    _count("cancelling_at_ms", None),
+    _count("ended_at_ms", None),  # exactly when its state is a terminal one
+    sa.Column("next_at_ms", sa.BigInteger, nullable=False),  # when work on it is due, or the lease on it ends
+    _text("claim", default=None),  # who works on it
+    sa.Index("ix_batches_page", "tenant_id", "created_at_ms", "batch_id"),
+    _partial_index("ix_batches_due", "next_at_ms", where="ended_at_ms IS NULL"),
+    _partial_index("ix_batches_input", "input_file_id", where="ended_at_ms IS NULL"),
+    sa.Index("ix_batches_ended", "ended_at_ms"),
+)
+
+# Written by: gateway; `job_id` in the transaction that admits the job.
+batch_lines = sa.Table(
+    "batch_lines",
+    METADATA,
+    sa.Column("batch_id", sa.Text, sa.ForeignKey("batches.batch_id"), primary_key=True),
+    sa.Column("line", sa.BigInteger, primary_key=True, autoincrement=False),  # of the input file, from 1
+    sa.Column("tenant_id", sa.Text, nullable=False),
+    sa.Column("custom_id", sa.Text, nullable=False),
+    sa.Column("start_byte", sa.BigInteger, nullable=False),  # where the line lies in the input file
+    sa.Column("num_bytes", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),  # LineState: pending, admitted, done, failed
+    _text("job_id", default=None),
+    _count("num_tries"),  # admissions that ended because something they need was away
+    _count("status_code", None),  # of the answer that a request as this one gets, when it is refused
+    sa.Column("error", JSON, nullable=False),  # {code, message, …}; {} = none but its job's
+    sa.Index("ix_batch_lines_state", "batch_id", "state", "num_tries", "line"),
+    sa.Index("ix_batch_lines_job", "job_id"),
 )
