@@ -7,6 +7,8 @@ import socket
 import time
 
 _JOB_ID = re.compile(r"video_[0-9a-f]{32}")
+_FILE_ID = re.compile(r"file_[0-9a-f]{32}")
+_BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
 
 
 def new_job_id() -> str:
@@ -27,6 +29,16 @@ def new_batch_id() -> str:
 def is_job_id(text: str) -> bool:
     """Tell whether `text` has the form of a job id, so that a lookup is worth its while."""
     return _JOB_ID.fullmatch(text) is not None
+
+
+def is_file_id(text: str) -> bool:
+    """Tell whether `text` has the form of the id of a file."""
+    return _FILE_ID.fullmatch(text) is not None
+
+
+def is_batch_id(text: str) -> bool:
+    """Tell whether `text` has the form of the id of a batch."""
+    return _BATCH_ID.fullmatch(text) is not None
 
 
 def task_id(job_id: str, stage: str, shard: int) -> str:

@@ -279,6 +279,7 @@ webhook_deliveries = sa.Table(
     sa.Index("ix_webhook_deliveries_job", "job_id"),
     _partial_index("ix_webhook_deliveries_due", "next_at_ms", where="state = 'pending'"),
     _partial_index("ix_webhook_deliveries_finished", "finished_at_ms", where="finished_at_ms IS NOT NULL"),
+)
 
 # Written by: gateway.
 files = sa.Table(

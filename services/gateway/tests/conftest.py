@@ -23,12 +23,17 @@ from vitascope_common.objectstore import ObjectStore, open_store
 from vitascope_common.registry import ModelCard, Registry
 from vitascope_common.testing import free_port, wait_for_redis
 from vitascope_common.url_guard import UrlGuard, UrlPolicy
+from vitascope_gateway.adapters.batches import SqlBatches
+from vitascope_gateway.adapters.files import SqlFiles
 from vitascope_gateway.adapters.models import RegistryCatalogue
 from vitascope_gateway.adapters.services import PromptClient, SchedulerClient
 from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.adapters.webhooks import SqlWebhooks
 from vitascope_gateway.api import make_app
+from vitascope_gateway.batch_work import BatchWork
+from vitascope_gateway.batches import Batches
 from vitascope_gateway.creation import Creation
+from vitascope_gateway.files import Files
 from vitascope_gateway.follow import Following, FollowTokens
 from vitascope_gateway.grpc_api.api import VideoApi
 from vitascope_gateway.hub import FeedHub
@@ -132,6 +137,7 @@ class Inside:
     gateway: Gateway
     creation: Creation
     store: SqlStore
+    work: BatchWork
     closing: list[Any] = field(default_factory=list)
 
     def request(self, method: str, path: str, *, tenant: str | None = "acme", **options: Any) -> httpx.Response:
@@ -200,13 +206,28 @@ def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Insi
             hub = FeedHub(None)  # type: ignore[arg-type]  # nobody follows
             tokens = FollowTokens(SecretStr(SIGNING_KEY))
             places = PositionPoller(scheduler)
-            app = make_app(gateway, creation, store, hub, NoEvents(), places, webhooks=webhooks, follow_tokens=tokens)
+            files, batches = Files(SqlFiles(database), objects), SqlBatches(database)
+            work = BatchWork(batches, files=files, objects=objects, store=store, gateway=gateway, creation=creation)
+            app = make_app(
+                gateway,
+                creation,
+                store,
+                hub,
+                NoEvents(),
+                places,
+                webhooks=webhooks,
+                follow_tokens=tokens,
+                files=files,
+                batches=Batches(batches, files),
+            )
             following = Following(gateway, store, hub, NoEvents(), places)
             video_api = VideoApi(gateway, creation, store, following)
             keys = {name: await add_tenant(database, name) for name in ("acme", "other")}
             keys["ops"] = await add_tenant(database, "ops", classes="realtime", scopes="other admin")
             closing = [creation.drain, channel.close, database.close]
-            return Inside(runner, app, keys, both, database, objects, video_api, gateway, creation, store, closing)
+            return Inside(
+                runner, app, keys, both, database, objects, video_api, gateway, creation, store, work, closing
+            )
 
         one = runner.run(build())
         yield one

@@ -16,14 +16,19 @@ from vitascope_common.objectstore import open_store
 from vitascope_common.registry import Registry
 from vitascope_common.url_guard import UrlGuard, UrlPolicy
 from vitascope_gateway import idempotency, ws
+from vitascope_gateway.adapters.batches import SqlBatches
 from vitascope_gateway.adapters.events import RedisEvents
+from vitascope_gateway.adapters.files import SqlFiles
 from vitascope_gateway.adapters.models import RegistryCatalogue
 from vitascope_gateway.adapters.services import PromptClient, SchedulerClient
 from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.adapters.webhooks import SqlWebhooks
 from vitascope_gateway.api import make_app
+from vitascope_gateway.batch_work import BatchWork
+from vitascope_gateway.batches import Batches
 from vitascope_gateway.connection import Http
 from vitascope_gateway.creation import Creation
+from vitascope_gateway.files import Files
 from vitascope_gateway.follow import Following, FollowTokens
 from vitascope_gateway.grpc_api.api import VideoApi
 from vitascope_gateway.grpc_api.server import make_server
@@ -81,18 +86,21 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         events=events,
         links=MediaLinks(settings.delivery_url, settings.signing_key, settings.link_ttl_s),
     )
+    objects = open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key)
     creation = Creation(
         gateway,
         store=store,
         prompts=prompts,
         scheduler=scheduler_client,
         catalogue=catalogue,
-        objects=open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key),
+        objects=objects,
         guard=guard,
         webhooks=webhooks,
         default_model=settings.default_model,
         aliases=settings.model_aliases,
     )
+    files, batches = Files(SqlFiles(database), objects), SqlBatches(database)
+    work = BatchWork(batches, files=files, objects=objects, store=store, gateway=gateway, creation=creation)
     app = make_app(
         gateway,
         creation,
@@ -102,6 +110,8 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         places,
         webhooks=webhooks,
         follow_tokens=FollowTokens(settings.signing_key),
+        files=files,
+        batches=Batches(batches, files),
         public_url=settings.public_url,
     )
     config = uvicorn.Config(
@@ -159,17 +169,19 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
     poller = asyncio.create_task(places.run())
     poller.add_done_callback(lambda _: stop())
     sweeper = asyncio.create_task(idempotency.sweep_for_ever(database))
+    worker = asyncio.create_task(work.run())
+    worker.add_done_callback(lambda _: stop())
     try:
         await calls.start()
         await asyncio.gather(serve_http(), drain_calls())  # both at once: what is under way has this long, not twice
         await creation.drain()
-        for duty in (reader, poller):
+        for duty in (reader, poller, worker):
             if duty.done():
                 await duty
     finally:
-        for duty in (reader, poller, sweeper):
+        for duty in (reader, poller, sweeper, worker):
             duty.cancel()
-        await asyncio.gather(reader, poller, sweeper, return_exceptions=True)
+        await asyncio.gather(reader, poller, sweeper, worker, return_exceptions=True)
         for channel in (prompt, scheduler):
             await channel.close()
         await redis.aclose()

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vitascope_common import ids, webhooks
 from vitascope_common.database import Database
-from vitascope_common.errors import UnavailableError
+from vitascope_common.errors import ConflictError, UnavailableError
 from vitascope_common.events import EventType
 from vitascope_common.jobs import (
     MAX_READY_SHARDS,
@@ -25,9 +25,18 @@ from vitascope_common.jobs import (
     params_to_dict,
 )
 from vitascope_common.registry import ModelCard
-from vitascope_common.tables import cost_ratios, jobs, outbox, tasks, webhook_tenants
+from vitascope_common.tables import batch_lines, cost_ratios, jobs, outbox, tasks, webhook_tenants
 from vitascope_gateway.hook import Hook
 from vitascope_gateway.idempotency import AlreadyMadeError, Repeatable, bind
+
+
+@dataclass(frozen=True)
+class BatchLine:
+    """The line of a batch that a job is for; it gets that one job."""
+
+    batch_id: str
+    number: int
+    deadline_at_ms: int  # of the batch
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class NewJob:
     retry_of: str | None = None
     remixed_from: str | None = None
     hook: Hook | None = None  # whom the request wants to be told of the end
+    line: BatchLine | None = None
 
     @property
     def cost_s(self) -> float:
@@ -115,6 +125,10 @@ class UnknownOutcomeError(UnavailableError):
         self.is_repeatable = is_repeatable
 
 
+class LineTakenError(ConflictError):
+    """The line of the batch has its job already, or gets none any more."""
+
+
 async def admit(
     database: Database, job: NewJob, sent: Repeatable | None = None, ratios: Mapping[str, float] | None = None
 ) -> None:
@@ -125,6 +139,7 @@ async def admit(
     Raises:
         AlreadyMadeError: the same request has made a job before; no other one is written.
         EdgeError: 422, the key belongs to another request.
+        LineTakenError: the job is for a line of a batch that waits for none; nothing is written.
         UnavailableError: nothing was promised; repeating the request is safe.
         UnknownOutcomeError: the job may have been promised.
     """
@@ -146,6 +161,8 @@ async def admit(
 
 
 async def _write(connection: AsyncConnection, job: NewJob, ratios: Mapping[str, float]) -> None:
+    if job.line is not None:
+        await _take(connection, job.line, job.job_id)
     rows = _task_rows(job, ratios)
     await connection.execute(sa.insert(jobs), _job_row(job))
     await connection.execute(sa.insert(tasks), rows)
@@ -161,6 +178,18 @@ async def keep_webhook_secret(connection: AsyncConnection, tenant_id: str, now_m
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     new = insert(webhook_tenants).values(tenant_id=tenant_id, secret=webhooks.new_secret(), created_at_ms=now_ms)
     await connection.execute(new.on_conflict_do_nothing())
+
+
+async def _take(connection: AsyncConnection, line: BatchLine, job_id: str) -> None:
+    row = batch_lines.c
+    take = (
+        sa.update(batch_lines)
+        .where(row.batch_id == line.batch_id, row.line == line.number, row.state == "pending")
+        .values(state="admitted", job_id=job_id)
+        .returning(row.line)
+    )
+    if (await connection.execute(take)).one_or_none() is None:
+        raise LineTakenError
 
 
 async def cost_ratios_of(connection: AsyncConnection, model: str) -> dict[str, float]:

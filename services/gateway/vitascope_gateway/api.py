@@ -12,11 +12,14 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from vitascope_common.errors import UnavailableError, UnsupportedError, VitascopeError
 from vitascope_gateway import objects, ws
 from vitascope_gateway.admin import make_admin_router
+from vitascope_gateway.batch_api import make_batch_router
+from vitascope_gateway.batches import Batches
 from vitascope_gateway.body import read_fields
 from vitascope_gateway.callers import caller_of
 from vitascope_gateway.cors import open_to_pages
 from vitascope_gateway.creation import Created, Creation
 from vitascope_gateway.edge import EdgeMiddleware, error_response, install_error_handlers
+from vitascope_gateway.files import Files
 from vitascope_gateway.follow import Access, Following, FollowTokens
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.idempotency import Mark, mark_of
@@ -78,6 +81,8 @@ def make_app(
     *,
     webhooks: Webhooks,
     follow_tokens: FollowTokens,
+    files: Files,
+    batches: Batches,
     public_url: str | None = None,
 ) -> FastAPI:
     """Build the application."""
@@ -358,6 +363,7 @@ def make_app(
         return JSONResponse(objects.model(gateway.model(model_id)).model_dump())
 
     app.include_router(make_webhooks_router(webhooks, caller, _errors))
+    app.include_router(make_batch_router(files, batches, caller, lambda request: urls(request).base, _errors))
     app.include_router(make_admin_router(gateway, caller, _errors))
 
     @app.get("/healthz", tags=["health"])

@@ -69,7 +69,7 @@ async def read_fields(request: Request) -> dict[str, Any]:
 
 async def _parse(body: bytes, form_type: str | None) -> dict[str, Any]:
     """Return the fields of a form of this content type; None: of JSON."""
-    return _merge_extra_body(_parse_json(body, None) if form_type is None else await _parse_multipart(body, form_type))
+    return _merge_extra_body(parse_json(body, None) if form_type is None else await _parse_multipart(body, form_type))
 
 
 async def _read(request: Request) -> bytes:
@@ -92,8 +92,9 @@ async def _read(request: Request) -> bytes:
     return bytes(body)
 
 
-def _parse_json(body: bytes | str, param: str | None) -> dict[str, Any]:
-    what = param or "The body"
+def parse_json(body: bytes | str, param: str | None, what: str = "The body") -> dict[str, Any]:
+    """Return the object that a text is. Raises: InvalidRequestError: where it is none, and why."""
+    what = param or what
     try:
         text = body.decode() if isinstance(body, bytes) else body
         if sum(map(text.count, "{[,:")) > MAX_STRUCTURE:
@@ -210,7 +211,7 @@ def _merge_extra_body(fields: dict[str, Any]) -> dict[str, Any]:
     if extra is None:
         return fields
     if isinstance(extra, str):
-        extra = _parse_json(extra, "extra_body")
+        extra = parse_json(extra, "extra_body")
     if not isinstance(extra, dict):
         raise InvalidRequestError("extra_body must be an object or the JSON text of one.", param="extra_body")
     for name, value in extra.items():

@@ -23,7 +23,7 @@ from vitascope_common.objectstore import ObjectStore
 from vitascope_common.references import ReferenceRole
 from vitascope_common.url_guard import UrlGuard
 from vitascope_gateway import metrics
-from vitascope_gateway.admission import NewJob, UnknownOutcomeError
+from vitascope_gateway.admission import BatchLine, NewJob, UnknownOutcomeError
 from vitascope_gateway.idempotency import AlreadyMadeError, Mark, Repeatable, repeatable
 from vitascope_gateway.references import JobReferences
 from vitascope_gateway.request import Offer, SourceClip, VideoRequest, parse_request, read_video
@@ -87,6 +87,7 @@ class Draft:
     retried: JobRecord | None = None
     source: JobRecord | None = None  # whose video is changed or continued
     upload: Upload | None = None  # what is changed or continued instead
+    line: BatchLine | None = None
 
     @property
     def remixed_from(self) -> str | None:
@@ -140,6 +141,26 @@ class Creation:
             return Draft(caller, fields)
 
         return await self._once(caller, mark, "create", fields, draft)
+
+    async def create_for(self, line: BatchLine, caller: Caller, fields: Mapping[str, Any]) -> Created:
+        """Judge and admit the request of a line of a batch: its job is over when the batch has to be.
+
+        Raises:
+            LineTakenError: the line waits for no job.
+            As `create`.
+        """
+
+        async def draft() -> Draft:
+            return Draft(caller, fields, line=line)
+
+        return await self._once(caller, None, "create", fields, draft)
+
+    def check(self, caller: Caller, fields: Mapping[str, Any]) -> None:
+        """Say whether `create` would get as far as the prompt's verdict. Raises: as there."""
+        request = self._parse(Draft(caller, fields))
+        _entitled(caller, request.service_class)
+        self._webhooks.check_hook(request.hook)
+        self._references.check(request)
 
     async def retry(self, caller: Caller, job_id: str, mark: Mark | None = None) -> Created:
         """Make a new job with the request of one that has ended: same seed, same parameters, a new safety check.
@@ -364,11 +385,18 @@ def _new_job(
         created_at_ms=now_ms,
         class_name=class_name,
         priority=request.priority,
-        deadline_at_ms=None if request.deadline_s is None else now_ms + round(request.deadline_s * 1000),
+        deadline_at_ms=_deadline_ms(draft, request, now_ms),
         retry_of=None if draft.retried is None else draft.retried.job_id,
         remixed_from=draft.remixed_from,
         hook=request.hook,
+        line=draft.line,
     )
+
+
+def _deadline_ms(draft: Draft, request: VideoRequest, now_ms: int) -> int | None:
+    """Return the earlier one of what the request and its batch say; None: neither does."""
+    own = [] if request.deadline_s is None else [now_ms + round(request.deadline_s * 1000)]
+    return min([*own, *([] if draft.line is None else [draft.line.deadline_at_ms])], default=None)
 
 
 def _record_of(job: NewJob) -> JobRecord:

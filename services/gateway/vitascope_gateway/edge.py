@@ -38,9 +38,7 @@ _log = structlog.stdlib.get_logger("vitascope.gateway")
 
 def error_response(error: VitascopeError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """Return the envelope that clients of this wire format read."""
-    status = getattr(error, "status", None) or http_status(error)
-    type_ = "permission_error" if status == 403 else ERROR_TYPE[error.kind]
-    body = {"message": error.message, "type": type_, "param": error.param, "code": error.code}
+    status, body = error_body(error)
     extra = dict(headers or {})
     if status == 401:
         extra["WWW-Authenticate"] = 'Bearer realm="vitascope"'
@@ -53,6 +51,13 @@ def error_response(error: VitascopeError, headers: Mapping[str, str] | None = No
     if status in (408, 413):
         extra["Connection"] = "close"  # the rest of the body is not going to be read
     return JSONResponse({"error": body}, status, extra)
+
+
+def error_body(error: VitascopeError) -> tuple[int, dict[str, str | None]]:
+    """Return the status of an answer, and what its envelope holds."""
+    status = getattr(error, "status", None) or http_status(error)
+    type_ = "permission_error" if status == 403 else ERROR_TYPE[error.kind]
+    return status, {"message": error.message, "type": type_, "param": error.param, "code": error.code}
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -152,6 +152,7 @@ class Urls:
     """The URLs that answers name; `token` gives what opens the events of a job without a key, None: nothing does."""
 
     def __init__(self, base: str, token: Callable[[JobRecord], str] | None = None) -> None:
+        self.base = base  # without a path
         self._base = f"{base}/v1/videos"
         self._token = token
 

@@ -227,7 +227,7 @@ def parse_request(
             card.attention.allowed or (card.attention.temporal,),
             card,
         ),
-        labels=_labels(given.get("metadata", {})),
+        labels=read_labels(given.get("metadata", {})),
         pictures=found,
         deadline_s=_number("deadline_s", given["deadline_s"], *DEADLINE_S) if "deadline_s" in given else None,
         priority=_integer("priority", given.get("priority", 0), *PRIORITY),
@@ -247,6 +247,24 @@ def read_video(value: Any) -> str | bytes:
     if value is None:
         raise _invalid("video", 'video is required: {"id": "video_…"} of one of your videos, or a file.')
     raise _invalid("video", f'video must be a file or {{"id": "video_…"}}; got {show(value)}.')
+
+
+def read_labels(value: Any) -> dict[str, str]:
+    """Return the labels of a request: an object, or its JSON text. Raises: InvalidRequestError."""
+    if isinstance(value, str):  # a form field that holds JSON
+        _text("metadata", value, MAX_LABELS_JSON_CHARS)
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = None
+    if not isinstance(value, dict):
+        raise _invalid("metadata", 'metadata must be an object of strings, such as {"project": "demo"}.')
+    if len(value) > MAX_LABELS:
+        raise _invalid("metadata", f"metadata has {len(value)} entries; at most {MAX_LABELS} are allowed.")
+    for key, text in value.items():
+        _text("metadata", key, MAX_LABEL_KEY_CHARS)
+        _text("metadata", text, MAX_LABEL_CHARS)
+    return dict(value)
 
 
 def show(value: Any) -> str:
@@ -412,20 +430,3 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
     if not is_number or not low <= number <= high:
         raise _invalid(name, f"{name} must be a number from {low:.10g} to {high:.10g}; got {show(value)}.")
     return float(number)
-
-
-def _labels(value: Any) -> dict[str, str]:
-    if isinstance(value, str):  # a form field that holds JSON
-        _text("metadata", value, MAX_LABELS_JSON_CHARS)
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            value = None
-    if not isinstance(value, dict):
-        raise _invalid("metadata", 'metadata must be an object of strings, such as {"project": "demo"}.')
-    if len(value) > MAX_LABELS:
-        raise _invalid("metadata", f"metadata has {len(value)} entries; at most {MAX_LABELS} are allowed.")
-    for key, text in value.items():
-        _text("metadata", key, MAX_LABEL_KEY_CHARS)
-        _text("metadata", text, MAX_LABEL_CHARS)
-    return dict(value)

@@ -98,6 +98,13 @@ class SqlStore:
         async with self._database.read() as connection:
             return frozenset((await connection.execute(query)).scalars())
 
+    async def jobs(self, tenant_id: str, job_ids: Sequence[str]) -> Mapping[str, JobRecord]:
+        """Return those jobs of this tenant that are not deleted, by id."""
+        query = _JOBS.where(jobs.c.job_id.in_(job_ids), jobs.c.tenant_id == tenant_id, jobs.c.deleted_at_ms.is_(None))
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return {row["job_id"]: _record(row) for row in rows}
+
     async def page(
         self, tenant_id: str, after: str | None, limit: int, is_ascending: bool
     ) -> tuple[Sequence[JobRecord], bool]:

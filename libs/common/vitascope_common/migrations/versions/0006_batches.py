@@ -72,9 +72,7 @@ def upgrade() -> None:
         sa.Column("num_tries", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("status_code", sa.BigInteger(), nullable=True),
         sa.Column("error", JSON, nullable=False),
-        sa.ForeignKeyConstraint(
-            ["batch_id"], ["batches.batch_id"], name=op.f("fk_batch_lines_batch_id_batches")
-        ),
+        sa.ForeignKeyConstraint(["batch_id"], ["batches.batch_id"], name=op.f("fk_batch_lines_batch_id_batches")),
         sa.PrimaryKeyConstraint("batch_id", "line", name=op.f("pk_batch_lines")),
     )
     op.create_index("ix_batch_lines_state", "batch_lines", ["batch_id", "state", "num_tries", "line"])

@@ -1,0 +1,133 @@
+"""SQL: the files of tenants."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from vitascope_common.database import Database
+from vitascope_common.errors import InvalidRequestError
+from vitascope_common.tables import batches, files
+from vitascope_gateway.files import File, gone_while_stored
+
+_ROW = files.c
+_COLUMNS = (
+    _ROW.file_id,
+    _ROW.tenant_id,
+    _ROW.filename,
+    _ROW.purpose,
+    _ROW.key,
+    _ROW.created_at_ms,
+    _ROW.expires_at_ms,
+    _ROW.num_bytes,
+    _ROW.sha256,
+)
+
+
+class SqlFiles:
+    """Implements files.FileStore."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, file: File, sweep_at_ms: int) -> None:
+        """Write the row of a file that nobody sees yet."""
+        values = {
+            "file_id": file.file_id,
+            "tenant_id": file.tenant_id,
+            "filename": file.filename,
+            "purpose": file.purpose,
+            "key": file.key,
+            "created_at_ms": file.created_at_ms,
+            "expires_at_ms": sweep_at_ms,
+        }
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.insert(files).values(values))
+
+    async def show(self, file: File, now_ms: int) -> None:
+        """Let a stored file be seen."""
+        async with self._database.transaction() as connection:
+            await show(connection, file, now_ms)
+
+    async def file(self, tenant_id: str, file_id: str, now_ms: int) -> File | None:
+        """Return one file."""
+        query = sa.select(*_COLUMNS).where(_ROW.file_id == file_id, *_is_seen(tenant_id, now_ms))
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return None if row is None else File(**row)
+
+    async def stored(self, tenant_id: str, file_id: str) -> File | None:
+        """Return a file that is stored still."""
+        query = sa.select(*_COLUMNS).where(
+            _ROW.file_id == file_id, _ROW.tenant_id == tenant_id, _ROW.stored_at_ms.is_not(None)
+        )
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return None if row is None else File(**row)
+
+    async def page(
+        self, tenant_id: str, purpose: str | None, after: str | None, limit: int, is_ascending: bool, now_ms: int
+    ) -> tuple[Sequence[File], bool]:
+        """Return a page by creation, and whether more follow."""
+        query = sa.select(*_COLUMNS).where(*_is_seen(tenant_id, now_ms)).limit(limit + 1)
+        if purpose is not None:
+            query = query.where(_ROW.purpose == purpose)
+        place = sa.tuple_(_ROW.created_at_ms, _ROW.file_id)
+        async with self._database.read() as connection:
+            if after is not None:
+                cursor = sa.select(_ROW.created_at_ms).where(_ROW.file_id == after, _ROW.tenant_id == tenant_id)
+                created_at_ms = (await connection.execute(cursor)).scalar_one_or_none()
+                if created_at_ms is None:
+                    raise InvalidRequestError("after must be the id of one of your files.", param="after")
+                start = sa.tuple_(sa.literal(created_at_ms), sa.literal(after))
+                query = query.where(place > start if is_ascending else place < start)
+            order = [_ROW.created_at_ms, _ROW.file_id]
+            query = query.order_by(*(order if is_ascending else [one.desc() for one in order]))
+            rows = (await connection.execute(query)).mappings().all()
+        return [File(**row) for row in rows[:limit]], len(rows) > limit
+
+    async def hide(self, tenant_id: str, file_id: str, now_ms: int) -> bool:
+        """Hide a file, so that it may be swept. False: there is none."""
+        hide = (
+            sa.update(files)
+            .where(_ROW.file_id == file_id, *_is_seen(tenant_id, now_ms))
+            .values(deleted_at_ms=now_ms, expires_at_ms=now_ms)
+            .returning(_ROW.file_id)
+        )
+        async with self._database.transaction() as connection:
+            return (await connection.execute(hide)).one_or_none() is not None
+
+    async def expired(self, now_ms: int, limit: int) -> Sequence[File]:
+        """Return files that may be swept, those that have waited longest first."""
+        is_read = sa.exists().where(batches.c.input_file_id == _ROW.file_id, batches.c.ended_at_ms.is_(None))
+        query = sa.select(*_COLUMNS).where(_ROW.expires_at_ms <= now_ms, ~is_read)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query.order_by(_ROW.expires_at_ms).limit(limit))).mappings().all()
+        return [File(**row) for row in rows]
+
+    async def forget(self, file_id: str) -> None:
+        """Delete the row."""
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.delete(files).where(_ROW.file_id == file_id))
+
+
+async def show(connection: AsyncConnection, file: File, now_ms: int) -> None:
+    """Let a stored file be seen, in the transaction of what comes with it. Raises: UnavailableError."""
+    update = (
+        sa.update(files)
+        .where(_ROW.file_id == file.file_id, _ROW.stored_at_ms.is_(None))
+        .values(num_bytes=file.num_bytes, sha256=file.sha256, expires_at_ms=file.expires_at_ms, stored_at_ms=now_ms)
+        .returning(_ROW.file_id)
+    )
+    if (await connection.execute(update)).one_or_none() is None:
+        raise gone_while_stored()
+
+
+def _is_seen(tenant_id: str, now_ms: int) -> tuple[sa.ColumnElement[Any], ...]:
+    return (
+        _ROW.tenant_id == tenant_id,
+        _ROW.stored_at_ms.is_not(None),
+        _ROW.deleted_at_ms.is_(None),
+        _ROW.expires_at_ms > now_ms,
+    )

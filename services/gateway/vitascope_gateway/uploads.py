@@ -1,0 +1,140 @@
+"""The body of an upload -> a file on local disk. It is never in memory as a whole."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from vitascope_common.errors import InvalidRequestError, UnavailableError
+from vitascope_gateway.body import EdgeError
+from vitascope_gateway.files import INPUT, MAX_FILE_BYTES, read_ttl_ms
+from vitascope_gateway.request import show
+
+MAX_UPLOADS = 8
+"""At once; each lies on local disk, twice at most."""
+MAX_REST_BYTES = 64 * 1024
+"""Of an upload, beside the file."""
+IDLE_TIMEOUT_S, UPLOAD_TIMEOUT_S = 30.0, 900.0
+MAX_FILENAME_CHARS = 255
+
+_FIELDS = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that has arrived."""
+
+    path: Path
+    filename: str
+    ttl_ms: int
+
+
+class Uploads:
+    """Receives uploads, a few at once."""
+
+    def __init__(self) -> None:
+        self._num_open = 0
+
+    @asynccontextmanager
+    async def receive(self, request: Request) -> AsyncIterator[Upload]:
+        """Receive one; the file is there until the block ends.
+
+        Raises:
+            InvalidRequestError: names the field at fault.
+            EdgeError: 408 too slow, 413 too large, 415 not multipart.
+            UnavailableError: too many at once.
+        """
+        if self._num_open >= MAX_UPLOADS:
+            raise UnavailableError("Too many files are being uploaded at the moment; repeat yours in a while.")
+        self._num_open += 1
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                yield await _receive(request, Path(folder) / "upload")
+        finally:
+            self._num_open -= 1
+
+
+async def _receive(request: Request, path: Path) -> Upload:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "multipart/form-data":
+        message = "The content type must be multipart/form-data, with the fields file and purpose."
+        raise EdgeError(415, "unsupported_media_type", message, param="content-type")
+    parser = MultiPartParser(
+        request.headers, _chunks(request), max_files=1, max_fields=len(_FIELDS), max_part_size=MAX_REST_BYTES
+    )
+    try:
+        async with asyncio.timeout(UPLOAD_TIMEOUT_S):
+            form = await parser.parse()
+    except MultiPartException as error:
+        raise InvalidRequestError(f"The multipart body cannot be read: {error.message}") from None
+    except TimeoutError:
+        raise EdgeError(408, "body_too_slow", f"The file did not arrive within {UPLOAD_TIMEOUT_S:.0f} s.") from None
+    except ClientDisconnect:
+        raise EdgeError(400, "body_incomplete", "The connection closed before the body had arrived.") from None
+    try:
+        fields: dict[str, Any] = {}
+        for name, value in form.multi_items():
+            shown = ascii(name[:60])[1:-1]
+            if name not in _FIELDS or name in fields:
+                message = f"Unknown field {shown}; known are file, purpose, expires_after."
+                raise InvalidRequestError(message if name not in _FIELDS else f"{shown} is given twice.", param=shown)
+            fields[name] = value
+        file = fields.get("file")
+        if not isinstance(file, UploadFile):
+            raise InvalidRequestError("file is required: a file, one JSON object per line.", param="file")
+        purpose = fields.get("purpose")
+        if purpose != INPUT:
+            raise InvalidRequestError(f'purpose must be "{INPUT}"; got {show(purpose)}.', param="purpose")
+        if not file.size:
+            raise InvalidRequestError("The file is empty.", param="file")
+        if file.size > MAX_FILE_BYTES:
+            raise _too_large()
+        anchor, seconds = (fields.get(f"expires_after[{name}]") for name in ("anchor", "seconds"))
+        after = None if anchor is None and seconds is None else {"anchor": anchor, "seconds": seconds}
+        ttl_ms = read_ttl_ms(after, "expires_after")
+        await asyncio.to_thread(_copy, file.file, path)
+        filename = "".join(char for char in file.filename or "" if char.isprintable())[:MAX_FILENAME_CHARS]
+        return Upload(path, filename or "batch.jsonl", ttl_ms)
+    finally:
+        await form.close()
+
+
+async def _chunks(request: Request) -> AsyncGenerator[bytes]:
+    """Yield the body up to its limit; one that is announced as too large is not read at all."""
+    most = MAX_FILE_BYTES + MAX_REST_BYTES
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > 15 or int(length) > most):
+        raise _too_large()
+    num_bytes = 0
+    stream = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(IDLE_TIMEOUT_S):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise EdgeError(408, "body_too_slow", f"Nothing arrived for {IDLE_TIMEOUT_S:.0f} s.") from None
+        num_bytes += len(chunk)
+        if num_bytes > most:
+            raise _too_large()
+        yield chunk
+
+
+def _copy(source: IO[bytes], path: Path) -> None:
+    source.seek(0)
+    with path.open("xb") as target:
+        shutil.copyfileobj(source, target, 1024 * 1024)
+
+
+def _too_large() -> EdgeError:
+    message = f"The file is too large; at most {MAX_FILE_BYTES} bytes are allowed."
+    return EdgeError(413, "body_too_large", message, param="file")
