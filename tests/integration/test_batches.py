@@ -242,7 +242,7 @@ def test_the_stock_client_cancels_and_hears_why_a_file_is_useless(platform: Plat
 
 
 def test_the_batch_of_a_gateway_that_is_killed_goes_on_in_another(platform: Platform) -> None:
-    num_lines = 60
+    num_lines = 100
     with platform.gateway() as (process, client):
         data = "\n".join(line(str(number)) for number in range(num_lines))
         file = client.files.create(file=("in.jsonl", data.encode()), purpose="batch")
