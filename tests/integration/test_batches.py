@@ -82,10 +82,11 @@ async def test_a_batch_over_both_databases(database: Database, tmp_path: Path) -
         files, rows = Files(SqlFiles(database), objects), SqlBatches(database)
         batches = Batches(rows, files)
         work = BatchWork(rows, files=files, objects=objects, store=store, gateway=gateway, creation=creation)
-        caller = Caller("acme", ("standard", "batch"), "key")
+        caller = Caller("many", ("standard", "batch"), "key")
         (tmp_path / "in").write_text("\n".join([*(line(str(number)) for number in range(5)), line("no", seconds="99")]))
+        await add_tenant(database, "many")
         try:
-            file = await files.upload("acme", "in.jsonl", tmp_path / "in", 3600_000)
+            file = await files.upload("many", "in.jsonl", tmp_path / "in", 3600_000)
             fields = {"input_file_id": file.file_id, "endpoint": "/v1/videos", "completion_window": "24h"}
             sent = Mark("k", 0, ids.now_ms())
             made = [await batches.create(caller, fields, "http://here", sent) for _ in range(2)]
@@ -98,16 +99,16 @@ async def test_a_batch_over_both_databases(database: Database, tmp_path: Path) -
                 await connection.execute(done)
                 await connection.execute(sa.update(batches_table).values(next_at_ms=0))
             assert await work.step()
-            ended = await batches.batch("acme", made[0].batch_id)
+            ended = await batches.batch("many", made[0].batch_id)
             assert (ended.state, ended.num_completed, ended.num_failed) == ("completed", 5, 1)
-            page, has_more = await files.page("acme", None, None, 2, is_ascending=False)
+            page, has_more = await files.page("many", None, None, 2, is_ascending=False)
             assert ([one.purpose for one in page], has_more) == (["batch_output"] * 2, True)
             after = page[-1].file_id
-            assert [one.file_id for one in (await files.page("acme", "batch", after, 2, False))[0]] == [file.file_id]
-            assert [one.batch_id for one in (await batches.page("acme", None, 5))[0]] == [ended.batch_id]
-            output = await asyncio.to_thread(objects.get_bytes, f"files/acme/{ended.output_file_id}")
+            assert [one.file_id for one in (await files.page("many", "batch", after, 2, False))[0]] == [file.file_id]
+            assert [one.batch_id for one in (await batches.page("many", None, 5))[0]] == [ended.batch_id]
+            output = await asyncio.to_thread(objects.get_bytes, f"files/many/{ended.output_file_id}")
             assert [json.loads(one)["custom_id"] for one in output.splitlines()] == list("01234")
-            await files.delete("acme", file.file_id)
+            await files.delete("many", file.file_id)
             assert await files.sweep() == 1
             assert await rows.sweep(ids.now_ms() + 1, 10) == 1
         finally:

@@ -42,6 +42,7 @@ tenants = sa.Table(
     _count("max_in_flight", 0),  # tasks of one pool at once; 0 = no cap
     # WFQ classes it is entitled to, separated by commas; the first one is what a request gets that names none
     sa.Column("classes", sa.Text, nullable=False, server_default="standard,batch"),
+    _count("num_batches"),  # under way; raised and lowered in the transaction that begins or ends one
     sa.Column("created_at_ms", sa.BigInteger, nullable=False),
 )
 

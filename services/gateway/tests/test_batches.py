@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from vitascope_common import ids
-from vitascope_gateway import batch_lines, batch_work, uploads
+from vitascope_gateway import batch_lines, batch_work, batches, uploads
 from vitascope_gateway.batch_lines import Text, split
 from vitascope_gateway.batches import LineState
 
@@ -214,6 +214,29 @@ def test_a_batch_that_is_asked_for_twice_is_one(inside: Any) -> None:
     assert len(inside.sql("SELECT * FROM batches")) == 2
     other = create(inside, file["id"], headers={"Idempotency-Key": "k"}, metadata={"a": "b"})
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reuse")
+
+
+def test_only_so_many_batches_of_a_tenant_are_under_way(inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "MAX_BATCHES", 2)
+    start(inside, b"{")
+    cancelled = start(inside, line("a"))
+    file = upload(inside, jsonl(line("a"))).json()
+    answer = create(inside, file["id"])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "quota_exceeded")
+    others = upload(inside, jsonl(line("a")), tenant="other").json()
+    assert create(inside, others["id"], tenant="other").status_code == 200
+    inside.request("POST", f"/v1/batches/{cancelled}/cancel")
+    for _ in range(4):
+        step(inside)
+    assert [create(inside, file["id"]).status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_a_batch_that_nobody_could_read_for_a_day_fails(inside: Any) -> None:
+    batch_id = start(inside, line("a"))
+    inside.sql("UPDATE batches SET deadline_at_ms = 1")
+    step(inside)
+    batch = shown(inside, batch_id)
+    assert (batch["status"], batch["errors"]["data"][0]["code"]) == ("failed", "batch_expired")
 
 
 def test_a_batch_makes_videos_and_says_what_became_of_each_line(inside: Any) -> None:

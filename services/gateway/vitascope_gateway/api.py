@@ -62,6 +62,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         415: "The body is neither JSON nor multipart.",
         451: "The safety check withholds the finished video.",
         422: "The Idempotency-Key was used with another request.",
+        429: "As much of this as you may have is under way.",
         503: "Something needed is away. Repeating the request is safe unless `x-should-retry` is `false`.",
     }
     return {status: {"model": ErrorEnvelope, "description": what[status]} for status in statuses}

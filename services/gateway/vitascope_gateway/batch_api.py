@@ -125,7 +125,7 @@ def make_batch_router(
     @router.post(
         "/batches",
         response_model=BatchObject,
-        responses=errors(400, 401, 403, 404, 408, 413, 415, 422, 503),
+        responses=errors(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
         openapi_extra=_body("application/json", _BATCH),
         tags=["batches"],
     )

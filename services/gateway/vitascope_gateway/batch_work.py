@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import BinaryIO
 
 import structlog
@@ -45,7 +46,8 @@ MAX_IN_ROW = 3
 MAX_ERRORS = 20
 """That a batch shows of its file."""
 NUM_AT_ONCE = 4
-POLL_MS, IDLE_S = 3_000, 1.0
+POLL_MS = 3_000
+IDLE_S, AWAY_S = 1.0, 5.0
 LEASE_MS, RENEW_S = 60_000, 15.0
 ADMIT_S = 10.0
 """Of a round, after which other batches have a turn."""
@@ -114,12 +116,13 @@ class BatchWork:
     async def _work_for_ever(self) -> None:
         while True:
             try:
-                has_worked = await self.step()
+                pause_s = 0.0 if await self.step() else IDLE_S
+            except UnavailableError:  # the database has said so
+                pause_s = AWAY_S
             except Exception as error:
                 _log.error("batch.not_worked", exc_info=error)
-                has_worked = False
-            if not has_worked:
-                await asyncio.sleep(IDLE_S)
+                pause_s = AWAY_S
+            await asyncio.sleep(pause_s)
 
     async def _sweep_for_ever(self) -> None:
         while True:
@@ -150,6 +153,10 @@ class BatchWork:
 
     async def _round(self, batch: Batch) -> None:
         if batch.state is BatchState.VALIDATING:
+            if ids.now_ms() >= batch.deadline_at_ms:  # whatever kept it from being read
+                error = _error(EXPIRED["code"], "The input file could not be read within the completion window.")
+                await self._batches.reject(batch, [error], ids.now_ms())
+                return
             if not await self._validate(batch):
                 return
             batch = replace(batch, state=BatchState.IN_PROGRESS)
@@ -172,12 +179,14 @@ class BatchWork:
 
     async def _validate(self, batch: Batch) -> bool:
         """Read the file of a batch and write its lines. False: it cannot be used, or the batch is not ours any more."""
-        caller = _caller(batch)
+        is_over = Event()
         try:
             file = await self._files.input_of(batch.tenant_id, batch.input_file_id)
-            lines, errors = await asyncio.to_thread(self._read, caller, file)
+            lines, errors = await asyncio.to_thread(self._read, _caller(batch), file, is_over)
         except (NotFoundError, ObjectNotFoundError):
             lines, errors = [], [_error(_FILE_GONE["code"], _FILE_GONE["message"], param="input_file_id")]
+        finally:
+            is_over.set()
         if not errors and not any(line.state is LineState.PENDING for line in lines):
             refusals = [_error(str(line.error["code"]), str(line.error["message"]), line.number) for line in lines]
             errors = [_error("no_valid_line", "The file holds no request that can be carried out."), *refusals]
@@ -189,14 +198,16 @@ class BatchWork:
         _log.info("batch.begun", num_lines=len(lines))
         return await self._batches.begin(batch, lines, now_ms)
 
-    def _read(self, caller: Caller, file: File) -> tuple[list[Line], list[dict[str, object]]]:
-        """Return the lines of a file, and what is wrong with the file as such. Blocks."""
+    def _read(self, caller: Caller, file: File, is_over: Event) -> tuple[list[Line], list[dict[str, object]]]:
+        """Return the lines of a file, and what is wrong with the file as such. Blocks, until nobody waits for it."""
         lines: list[Line] = []
         errors: list[dict[str, object]] = []
         numbers: dict[str, int] = {}
         with closing(self._objects.open_range(file.key)) as chunks:
             try:
                 for text in batch_lines.split(chunks):
+                    if is_over.is_set():
+                        break
                     if len(lines) == MAX_LINES:
                         message = f"The file holds more than {MAX_LINES} requests; send several."
                         raise LineError(text.number, "too_many_lines", message)

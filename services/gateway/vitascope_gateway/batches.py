@@ -21,6 +21,8 @@ ENDPOINT: Final = "/v1/videos"
 WINDOW: Final = "24h"
 WINDOW_MS = 24 * 3600 * 1000
 SERVICE_CLASS = "batch"
+MAX_BATCHES = 20
+"""Of one tenant, under way at once."""
 FIELDS = ("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after")
 
 _log = structlog.stdlib.get_logger("vitascope.gateway")
@@ -124,8 +126,11 @@ class BatchStore(Protocol):
         """Return the batch that this request has made already."""
         ...
 
-    async def add(self, batch: Batch, sent: Repeatable | None) -> str:
-        """Write a batch, unless the request has made one; return the id of the one there is."""
+    async def add(self, batch: Batch, sent: Repeatable | None, max_batches: int) -> str:
+        """Write a batch, unless the request has made one; return the id of the one there is.
+
+        Raises: QuotaExceededError: as many of this tenant are under way.
+        """
         ...
 
     async def batch(self, tenant_id: str, batch_id: str) -> Batch | None: ...
@@ -189,6 +194,7 @@ class Batches:
             InvalidRequestError: names the field at fault and what is allowed.
             PermissionDeniedError: the plan does not include the service class batch.
             NotFoundError: no such file; the batch that this request has made is swept.
+            QuotaExceededError: too many are under way.
             UnavailableError: the database is away.
         """
         batch = await self._read(caller, fields, base_url)
@@ -202,7 +208,7 @@ class Batches:
             file = await self._files.file(caller.tenant_id, batch.input_file_id)
             if file.purpose != INPUT:
                 raise InvalidRequestError(f'The purpose of the file must be "{INPUT}".', param="input_file_id")
-            batch_id = await self._store.add(batch, sent)
+            batch_id = await self._store.add(batch, sent, MAX_BATCHES)
             if batch_id == batch.batch_id:
                 _log.info("batch.created", batch=batch_id, tenant=caller.tenant_id, num_bytes=file.num_bytes)
                 return batch

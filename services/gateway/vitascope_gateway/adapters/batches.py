@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vitascope_common.database import Database
-from vitascope_common.errors import InvalidRequestError
+from vitascope_common.errors import InvalidRequestError, QuotaExceededError
 from vitascope_common.jobs import JobState
-from vitascope_common.tables import batch_lines, batches, jobs
+from vitascope_common.tables import batch_lines, batches, jobs, tenants
 from vitascope_gateway.adapters.files import show
 from vitascope_gateway.batch_lines import EXPIRED
 from vitascope_gateway.batches import CAN_BE_CANCELLED, Batch, BatchState, Counts, End, Line, LineState
@@ -30,8 +31,8 @@ class SqlBatches:
         async with self._database.read() as connection:
             return await peek(connection, sent)
 
-    async def add(self, batch: Batch, sent: Repeatable | None) -> str:
-        """Write a batch, unless the request has made one."""
+    async def add(self, batch: Batch, sent: Repeatable | None, max_batches: int) -> str:
+        """Write a batch, unless the request has made one or too many are under way."""
         values = {
             "batch_id": batch.batch_id,
             "tenant_id": batch.tenant_id,
@@ -48,6 +49,9 @@ class SqlBatches:
         async with self._database.transaction() as connection:
             made = None if sent is None else await bind(connection, sent, batch.batch_id)
             if made is None:
+                if not await _count(connection, batch.tenant_id, 1, tenants.c.num_batches < max_batches):
+                    message = f"You have {max_batches} batches under way; begin another one when one of them is over."
+                    raise QuotaExceededError(message)
                 await connection.execute(sa.insert(batches).values(values))
         return made or batch.batch_id
 
@@ -120,10 +124,9 @@ class SqlBatches:
 
     async def reject(self, batch: Batch, errors: Sequence[Mapping[str, Any]], now_ms: int) -> bool:
         """End a batch whose file cannot be used."""
-        return await self._change(
-            (_is_claimed(batch), _ROW.state == BatchState.VALIDATING.value),
-            {"state": BatchState.FAILED.value, "errors": [dict(one) for one in errors], "ended_at_ms": now_ms},
-        )
+        values = {"state": BatchState.FAILED.value, "errors": [dict(one) for one in errors], "ended_at_ms": now_ms}
+        async with self._database.transaction() as connection:
+            return await _end(connection, batch, values)
 
     async def finalize(self, batch: Batch, now_ms: int) -> bool:
         """Say that all lines are over."""
@@ -192,14 +195,8 @@ class SqlBatches:
             "num_completed": end.num_completed,
             "num_failed": end.num_failed,
         }
-        update = (
-            sa.update(batches)
-            .where(_is_claimed(batch), _ROW.ended_at_ms.is_(None), _ROW.state == batch.state.value)
-            .values(values)
-            .returning(_ROW.batch_id)
-        )
         async with self._database.transaction() as connection:
-            if (await connection.execute(update)).one_or_none() is None:
+            if not await _end(connection, batch, values):
                 return False
             for file in files:
                 await show(connection, file, now_ms)
@@ -224,6 +221,30 @@ class SqlBatches:
     async def _change_lines(self, conditions: Sequence[sa.ColumnElement[bool]], values: Mapping[str, Any]) -> None:
         async with self._database.transaction() as connection:
             await connection.execute(sa.update(batch_lines).where(*conditions).values(values))
+
+
+async def _end(connection: AsyncConnection, batch: Batch, values: Mapping[str, Any]) -> bool:
+    """End a batch that is as it was read, and make room for another one."""
+    update = (
+        sa.update(batches)
+        .where(_is_claimed(batch), _ROW.ended_at_ms.is_(None), _ROW.state == batch.state.value)
+        .values(values)
+        .returning(_ROW.batch_id)
+    )
+    is_ended = (await connection.execute(update)).one_or_none() is not None
+    if is_ended:
+        await _count(connection, batch.tenant_id, -1, tenants.c.num_batches > 0)
+    return is_ended
+
+
+async def _count(connection: AsyncConnection, tenant_id: str, change: int, condition: sa.ColumnElement[bool]) -> bool:
+    update = (
+        sa.update(tenants)
+        .where(tenants.c.tenant_id == tenant_id, condition)
+        .values(num_batches=tenants.c.num_batches + change)
+        .returning(tenants.c.num_batches)
+    )
+    return (await connection.execute(update)).one_or_none() is not None
 
 
 def _is_claimed(batch: Batch) -> sa.ColumnElement[bool]:

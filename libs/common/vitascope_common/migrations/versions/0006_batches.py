@@ -12,6 +12,8 @@ depends_on = None
 
 
 def upgrade() -> None:
+    count = sa.Column("num_batches", sa.BigInteger(), server_default=sa.text("0"), nullable=False)
+    op.add_column("tenants", count)
     op.create_table(
         "files",
         sa.Column("file_id", sa.Text(), nullable=False),
@@ -83,3 +85,4 @@ def downgrade() -> None:
     op.drop_table("batch_lines")
     op.drop_table("batches")
     op.drop_table("files")
+    op.drop_column("tenants", "num_batches")
