@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from vitascope_common import ids
-from vitascope_gateway import batch_lines, batch_work, batches, uploads
+from vitascope_gateway import batch_api, batch_lines, batch_work, batches, uploads
 from vitascope_gateway.batch_lines import Text, split
 from vitascope_gateway.batches import LineState
 
@@ -118,6 +118,34 @@ def test_files_come_in_pages(inside: Any) -> None:
     for wrong in ("file_1", ids.new_file_id(), "%00"):
         assert inside.request("GET", f"/v1/files?after={wrong}").json()["error"]["param"] == "after"
         assert inside.request("GET", f"/v1/files/{wrong}").status_code == 404
+
+
+def test_a_download_that_nobody_takes_ends_and_frees_the_object(inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = upload(inside, b"x" * 1_000_000).json()
+    monkeypatch.setattr(batch_api, "SEND_TIMEOUT_S", 0.05)
+    opened: list[Any] = []
+    open_range = inside.objects.open_range
+    monkeypatch.setattr(inside.objects, "open_range", lambda key: opened.append(open_range(key)) or opened[-1])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()  # its connection takes no more
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": f"/v1/files/{file['id']}/content",
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {inside.keys['acme']}".encode())],
+    }
+    inside.runner.run(asyncio.wait_for(inside.app(scope, receive, send), 10))
+    assert [one["type"] for one in sent] == ["http.response.start", "http.response.body"]
+    assert next(opened[0], None) is None  # closed
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -19,10 +19,8 @@ from vitascope_gateway.body import read_fields
 from vitascope_gateway.files import MAX_FILE_BYTES, MAX_PAGE, MEDIA_TYPE, TTL_S, File, Files
 from vitascope_gateway.idempotency import mark_of
 from vitascope_gateway.service import Caller
+from vitascope_gateway.stream import SEND_TIMEOUT_S
 from vitascope_gateway.uploads import Uploads
-
-SEND_TIMEOUT_S = 20.0
-"""A client that takes nothing for this long is gone."""
 
 _TTL: dict[str, Any] = {
     "type": "object",
@@ -182,7 +180,8 @@ class _FileResponse(StreamingResponse):
                 await send(message)
 
         async with aclosing(self._chunks):
-            await super().__call__(scope, receive, send_in_time)
+            with suppress(TimeoutError):  # the server closes what it has begun and not finished
+                await super().__call__(scope, receive, send_in_time)
 
 
 async def _chunks(stream: ByteStream) -> AsyncGenerator[bytes]:
