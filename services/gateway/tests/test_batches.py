@@ -175,6 +175,17 @@ def test_an_upload_that_cannot_be_used_names_the_field(inside: Any, form: Any, f
     assert list(inside.objects.list()) == []
 
 
+def test_an_upload_that_is_cut_off_is_not_kept(inside: Any) -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n'
+    body = head % (b"purpose", b"") + b"batch\r\n" + head % (b"file", b'; filename="x"') + b"{}\r\n--b--\r\n"
+    for num_bytes in range(0, len(body) - 6, 7):
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        answer = inside.request("POST", "/v1/files", content=body[:num_bytes], headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+    assert inside.sql("SELECT * FROM files") == []
+    assert inside.request("POST", "/v1/files", content=body, headers=headers).status_code == 200
+
+
 def test_a_file_may_expire_sooner(inside: Any) -> None:
     after = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
     file = upload(inside, jsonl(line("a")), **after).json()

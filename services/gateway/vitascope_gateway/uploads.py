@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -24,6 +25,8 @@ MAX_REST_BYTES = 64 * 1024
 """Of an upload, beside the file."""
 IDLE_TIMEOUT_S, UPLOAD_TIMEOUT_S = 30.0, 900.0
 MAX_FILENAME_CHARS = 255
+MAX_TAIL_BYTES = 1024
+"""In which the closing boundary lies; parsers allow one of 256 bytes."""
 
 _FIELDS = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
 
@@ -63,12 +66,16 @@ class Uploads:
 
 
 async def _receive(request: Request, path: Path) -> Upload:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "multipart/form-data":
+    media_type, options = parse_options_header(request.headers.get("content-type", ""))
+    if media_type != b"multipart/form-data":
         message = "The content type must be multipart/form-data, with the fields file and purpose."
         raise EdgeError(415, "unsupported_media_type", message, param="content-type")
     parser = MultiPartParser(
-        request.headers, _chunks(request), max_files=1, max_fields=len(_FIELDS), max_part_size=MAX_REST_BYTES
+        request.headers,
+        _chunks(request, options.get(b"boundary", b"")),
+        max_files=1,
+        max_fields=len(_FIELDS),
+        max_part_size=MAX_REST_BYTES,
     )
     try:
         async with asyncio.timeout(UPLOAD_TIMEOUT_S):
@@ -107,26 +114,32 @@ async def _receive(request: Request, path: Path) -> Upload:
         await form.close()
 
 
-async def _chunks(request: Request) -> AsyncGenerator[bytes]:
-    """Yield the body up to its limit; one that is announced as too large is not read at all."""
+async def _chunks(request: Request, boundary: bytes) -> AsyncGenerator[bytes]:
+    """Yield the body up to its limit; one that is announced as too large is not read at all.
+
+    Whatever is wrong is raised while the parser reads, which then closes its files.
+    """
     most = MAX_FILE_BYTES + MAX_REST_BYTES
     length = request.headers.get("content-length", "")
     if length.isdecimal() and (len(length) > 15 or int(length) > most):
         raise _too_large()
-    num_bytes = 0
+    num_bytes, tail = 0, b""
     stream = aiter(request.stream())
     while True:
         try:
             async with asyncio.timeout(IDLE_TIMEOUT_S):
                 chunk = await anext(stream)
         except StopAsyncIteration:
-            return
+            break
         except TimeoutError:
             raise EdgeError(408, "body_too_slow", f"Nothing arrived for {IDLE_TIMEOUT_S:.0f} s.") from None
         num_bytes += len(chunk)
         if num_bytes > most:
             raise _too_large()
+        tail = (tail + chunk)[-MAX_TAIL_BYTES:]
         yield chunk
+    if not tail.rstrip().endswith(b"\r\n--" + boundary + b"--"):
+        raise InvalidRequestError("The multipart body is cut off: its closing boundary is missing.")
 
 
 def _copy(source: IO[bytes], path: Path) -> None:
