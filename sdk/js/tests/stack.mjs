@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { text } from "node:stream/consumers";
 
-import { InvalidRequestError, ModerationBlockedError, NotFoundError } from "../dist/index.js";
+import { InvalidRequestError, ModerationBlockedError, NotFoundError, streamFromUrl } from "../dist/index.js";
 import { fromEnv, saveVideo } from "../dist/node.js";
 import { startProxy } from "./proxy.mjs";
 
@@ -49,6 +49,12 @@ test("the life of a video: made, followed, waited for, downloaded, listed, delet
   const late = [];
   for await (const event of client.videos.stream(video.id, { lastEventId: events.at(-1)?.id })) late.push(event);
   assert.deepEqual(late, []);
+
+  const told = []; // as a page hears it, which has no key
+  for await (const event of streamFromUrl(done.events_url)) told.push(event.id);
+  const kept = [];
+  for await (const event of client.videos.stream(video.id)) kept.push(event.id);
+  assert.deepEqual(told, kept);
   await client.videos.delete(video.id);
   await assert.rejects(client.videos.retrieve(video.id), NotFoundError);
 });
