@@ -39,7 +39,7 @@ _log = structlog.stdlib.get_logger("vitascope.gateway")
 def error_response(error: VitascopeError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """Return the envelope that clients of this wire format read."""
     status = getattr(error, "status", None) or http_status(error)
-    type_ = "permission_error" if status == 403 else ERROR_TYPE[error.kind]
+    type_ = "permission_error" if status in (403, 451) else ERROR_TYPE[error.kind]
     body = {"message": error.message, "type": type_, "param": error.param, "code": error.code}
     extra = dict(headers or {})
     if status == 401:
