@@ -142,7 +142,7 @@ def test_what_one_answer_says_leads_to_the_next(options: dict[str, Any]) -> None
             case.validate_response(response, checks=CHECKS, transport_kwargs=options)
 
     Visitor.run(
-        settings=hypothesis.settings(SETTINGS, phases=[Phase.generate], stateful_step_count=8, max_examples=150)
+        settings=hypothesis.settings(SETTINGS, phases=[Phase.generate], stateful_step_count=8, max_examples=100)
     )
 
 

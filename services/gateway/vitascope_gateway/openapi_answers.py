@@ -8,6 +8,7 @@ EXAMPLE_ID = "video_0199c0ffee000123456789abcdef0123"
 TAGS = (
     ("videos", "Make videos, follow them, fetch them."),
     ("models", "What there is to make them with."),
+    ("webhooks", "Be told when videos have ended, signed as the Standard Webhooks are."),
     ("admin", "For operators: the queues. Needs a key with the scope `admin`."),
     ("health", "For whoever runs the gateway. Needs no key."),
 )
@@ -132,8 +133,8 @@ VIDEO: Mapping[str, Any] = {
     "priority": 0,
     "deadline_at": None,
     "retry_of": None,
-    "events_url": f"https://vitascope.example/v1/videos/{EXAMPLE_ID}/events",
-    "websocket_url": None,
+    "events_url": f"https://vitascope.example/v1/videos/{EXAMPLE_ID}/events?token=vsf_…",
+    "websocket_url": f"wss://vitascope.example/v1/videos/{EXAMPLE_ID}/ws?token=vsf_…",
 }
 OBJECTS: Mapping[str, Any] = {
     "Video": VIDEO,
@@ -165,6 +166,7 @@ OBJECTS: Mapping[str, Any] = {
 """An example of each schema."""
 
 _ID = {"video_id": "$response.body#/id"}
+_ENDPOINT_ID = {"webhook_endpoint_id": "$response.body#/id"}
 _OF_A_VIDEO: Mapping[str, Any] = {
     "GetVideo": {"operationId": "get_video", "parameters": _ID},
     "FollowVideo": {"operationId": "follow_video", "parameters": _ID},
@@ -193,6 +195,12 @@ LINKS: Mapping[str, Mapping[str, Any]] = {
         "GetFirstVideo": {"operationId": "get_video", "parameters": {"video_id": "$response.body#/first_id"}},
     },
     "VideoDeleted": {"GetDeletedVideo": {"operationId": "get_video", "parameters": _ID}},
+    "WebhookEndpointWithSecret": {
+        "GetWebhookEndpoint": {"operationId": "get_endpoint", "parameters": _ENDPOINT_ID},
+        "UpdateWebhookEndpoint": {"operationId": "update_endpoint", "parameters": _ENDPOINT_ID},
+        "RotateSecret": {"operationId": "rotate_endpoint_secret", "parameters": _ENDPOINT_ID},
+        "DeleteWebhookEndpoint": {"operationId": "delete_endpoint", "parameters": _ENDPOINT_ID},
+    },
     "ModelList": {"GetModel": {"operationId": "get_model", "parameters": {"model_id": "$response.body#/data/0/id"}}},
 }
 """What can be asked next, by the schema of an answer."""
