@@ -1,12 +1,14 @@
 """LiteLLM: `litellm_py.py`, with OPENAI_BASE_URL and OPENAI_API_KEY."""
 
+import os
 import time
 from typing import Any
 
 import litellm
 
 RED, GREEN = (f"a small {colour} circle moving right on a white background" for colour in ("red", "green"))
-TO: dict[str, Any] = {"custom_llm_provider": "openai"}
+API_BASE = os.environ["OPENAI_BASE_URL"]
+TO: dict[str, Any] = {"custom_llm_provider": "openai", "api_base": API_BASE}
 
 
 def check(what: str, is_so: object) -> None:
@@ -27,7 +29,8 @@ def finished(video: Any) -> Any:
 
 def main() -> None:
     """Use every video function once."""
-    made = litellm.video_generation(prompt=RED, model="openai/sora-2", seconds="1", size="64x64", extra_body={"seed": 7})
+    new: dict[str, Any] = {"prompt": RED, "model": "openai/sora-2", "api_base": API_BASE}
+    made = litellm.video_generation(**new, seconds="1", size="64x64", extra_body={"seed": 7})
     video = finished(made)
     check("create, poll", (video.status, video.seconds, video.size, video.error) == ("completed", "1", "64x64", None))
     check("progress is an integer", type(video.progress) is int and video.progress == 100)
@@ -41,7 +44,7 @@ def main() -> None:
     check("list", litellm.video_list(limit=100, **TO))
 
     try:
-        litellm.video_generation(prompt=RED, model="openai/sora-2", seconds="7")
+        litellm.video_generation(**new, seconds="7")
     except litellm.BadRequestError as error:
         check("an error says what is allowed", "seconds must be one of" in str(error))
     else:

@@ -49,7 +49,10 @@ def main() -> None:
         check("download video", path.read_bytes()[4:8] == b"ftyp")
     thumbnail = client.videos.download_content(video.id, variant="thumbnail").read()
     check("download thumbnail", thumbnail[8:12] == b"WEBP")
-    check("download spritesheet", client.videos.download_content(video.id, variant="spritesheet").read()[:2] == b"\xff\xd8")
+    check(
+        "download spritesheet",
+        client.videos.download_content(video.id, variant="spritesheet").read()[:2] == b"\xff\xd8",
+    )
 
     remix = client.videos.remix(video.id, prompt=GREEN)
     edit = make_from(client, "edits", prompt=GREEN, video={"id": video.id})
@@ -65,11 +68,16 @@ def main() -> None:
         check("characters are unsupported", error.code == "unsupported")
 
     listed = [one.id for one in client.videos.list(limit=2)]
-    check("list, page by page", {video.id, remix.id, edit.id, longer.id} <= set(listed) and len(listed) == len(set(listed)))
+    check(
+        "list, page by page",
+        {video.id, remix.id, edit.id, longer.id} <= set(listed) and len(listed) == len(set(listed)),
+    )
     check("models", any(one.id == video.model for one in client.models.list()))
 
     error = refusal(client.videos.create, prompt=RED, seconds="7")
-    check("an error names its field", (error.status_code, error.param, error.code) == (400, "seconds", "invalid_request"))
+    check(
+        "an error names its field", (error.status_code, error.param, error.code) == (400, "seconds", "invalid_request")
+    )
     check("an error has a request id", error.request_id)
     deleted = client.videos.delete(video.id)
     check("delete", (deleted.id, deleted.deleted, deleted.object) == (video.id, True, "video.deleted"))
