@@ -20,7 +20,7 @@ RUN_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class Client:
-    """An unmodified client and the script that speaks it; `steps` are the arguments of pip or npm, one after the other."""
+    """An unmodified client and the script that speaks it; `steps` are the arguments of pip or npm."""
 
     name: str
     script: str
