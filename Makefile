@@ -21,7 +21,7 @@ PACKAGES := libs/common/vitascope_common libs/models/vitascope_models services/g
   trainer/vitascope_trainer
 UNIT := libs services sdk/python cli trainer
 
-.PHONY: help install demo up test check lint types unit contracts format proto sdk bench simulate chaos eval-model \
+.PHONY: help install demo up test check lint types unit contracts format proto sdk bench simulate chaos eval-model test-clients \
   js system-deps clean
 
 help:  ## list the targets
@@ -101,6 +101,9 @@ $(NODE_STAMP): sdk/js/package-lock.json | $(STAMP)
 	fi
 	@cd sdk/js && $(WITH_NODE) npm ci
 	@touch $@
+
+test-clients: $(STAMP)  ## unmodified clients, each in a venv below out/clients, against the whole stack; NAME=… runs one
+	@$(PYTHON) -m tests.clients $(NAME)
 
 system-deps:  ## install the Debian packages that some suites need (root)
 	@.ci/system-deps

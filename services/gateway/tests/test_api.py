@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from vitascope_common import ids, tokens
 from vitascope_gateway import body as bodies
 from vitascope_gateway.body import MAX_BODY_BYTES
-from vitascope_gateway.request import FIELDS, PICTURES
+from vitascope_gateway.request import FIELDS, IGNORED_FIELDS, PICTURES
 from vitascope_gateway.testing import SIGNING_KEY
 
 
@@ -558,13 +558,14 @@ def test_the_document_names_every_route_and_its_errors(inside: Any) -> None:
     assert set(create_["responses"]) == {"200", "202", "400", "401", "403", "404", "408", "413", "415", "422", "503"}
     assert set(create_["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
     fields = create_["requestBody"]["content"]["application/json"]["schema"]["properties"]
-    assert set(fields) == set(FIELDS)
+    others = {*IGNORED_FIELDS, "extra_body"}
+    assert set(fields) == {*FIELDS, *others}
     form = create_["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
     assert len(form["last_frame"]["anyOf"]) == 3  # a file is a string, and so is a data URL: never oneOf
     edit, extension = (document["paths"][f"/v1/videos/{one}"]["post"] for one in ("edits", "extensions"))
     fields = edit["requestBody"]["content"]["application/json"]["schema"]["properties"]
-    assert set(fields) == {*FIELDS, "strength", "video"} - PICTURES.keys()
-    assert set(edit["responses"]) == set(create_["responses"]) | {"409"} == set(extension["responses"])
+    assert set(fields) == {*FIELDS, *others, "strength", "video"} - PICTURES.keys()
+    assert set(edit["responses"]) == set(create_["responses"]) | {"409", "451"} == set(extension["responses"])
     retry = document["paths"]["/v1/videos/{video_id}/retry"]["post"]
     assert set(retry["responses"]) == {"200", "202", "400", "401", "403", "404", "409", "422", "503"}
     assert create_["responses"]["400"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorEnvelope")

@@ -70,10 +70,10 @@ def test_the_document_says_that_a_token_opens_the_events_and_nothing_else(inside
         (path, method): [next(iter(one)) for one in operation["security"]]
         for path, operations in document["paths"].items()
         for method, operation in operations.items()
-        if {"Follow token": []} in operation.get("security", [])
+        if {"FollowToken": []} in operation.get("security", [])
     }
-    assert by_token == {("/v1/videos/{video_id}/events", "get"): ["API key", "Follow token"]}
-    scheme = document["components"]["securitySchemes"]["Follow token"]
+    assert by_token == {("/v1/videos/{video_id}/events", "get"): ["ApiKey", "FollowToken"]}
+    scheme = document["components"]["securitySchemes"]["FollowToken"]
     assert (scheme["type"], scheme["in"], scheme["name"]) == ("apiKey", "query", "token")
     events = document["paths"]["/v1/videos/{video_id}/events"]["get"]
     assert "websocket_url" in events["description"]

@@ -216,6 +216,7 @@ def test_a_withheld_video_shows_why_and_only_its_content_is_a_451(inside: Any) -
     assert shown.json()["error"] == {"code": "output_blocked", "message": "Withheld: violence."}
     content = inside.request("GET", f"/v1/videos/{video['id']}/content")
     assert (content.status_code, content.json()["error"]["code"]) == (451, "output_blocked")
+    assert content.json()["error"]["type"] == "permission_error"  # the key is the right one
     assert content.json()["error"]["message"] == "Withheld: violence."
 
 

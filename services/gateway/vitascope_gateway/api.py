@@ -68,8 +68,8 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorEnvelope, "description": what[status]} for status in statuses}
 
 
-_MADE = _REPLAYED | _errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 503)
-"""What those answer that make a video."""
+_MADE = _REPLAYED | _errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 451, 503)
+"""What those answer that make a video from a video."""
 
 
 def make_app(
@@ -92,14 +92,15 @@ def make_app(
         version="1",
         description="Prompt in, signed video out. The format of OpenAI's /v1/videos, with events and cancel.",
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,  # get_video: what a generated client calls it
     )
     app.add_middleware(EdgeMiddleware)
     open_to_pages(app)
     install_error_handlers(app)
     follow_token = APIKeyQuery(
-        name="token", auto_error=False, scheme_name="Follow token", description="As `events_url` has it; for one video."
+        name="token", auto_error=False, scheme_name="FollowToken", description="As `events_url` has it; for one video."
     )
-    bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="`Authorization: Bearer vs_…`")
+    bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="`Authorization: Bearer vs_…`")
 
     following = Following(gateway, store, hub, histories, places)
 
@@ -145,6 +146,7 @@ def make_app(
             str | None,
             Header(
                 alias="Idempotency-Key",
+                json_schema_extra={"minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
                 description="Any text of up to 255 ASCII characters. The same request with the same key makes one "
                 "video, for 24 hours: the answer is that video as it is now, with the header `idempotent-replayed`.",
             ),

@@ -56,7 +56,7 @@ def error_response(error: VitascopeError, headers: Mapping[str, str] | None = No
 def error_body(error: VitascopeError) -> tuple[int, dict[str, str | None]]:
     """Return the status of an answer, and what its envelope holds."""
     status = getattr(error, "status", None) or http_status(error)
-    type_ = "permission_error" if status == 403 else ERROR_TYPE[error.kind]
+    type_ = "permission_error" if status in (403, 451) else ERROR_TYPE[error.kind]
     return status, {"message": error.message, "type": type_, "param": error.param, "code": error.code}
 
 

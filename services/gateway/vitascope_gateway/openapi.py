@@ -7,9 +7,11 @@ from fastapi.openapi.utils import get_openapi
 
 from vitascope_common import webhooks
 from vitascope_common.registry_cards import TemporalAttention
+from vitascope_gateway.openapi_answers import EXAMPLE_ID, describe_answers
 from vitascope_gateway.request import (
     DEADLINE_S,
     DEFAULT_STRENGTH,
+    IGNORED_FIELDS,
     MAX_LABEL_CHARS,
     MAX_LABELS,
     MAX_SEED,
@@ -34,6 +36,7 @@ _FILE = {"type": "string", "format": "binary"}
 _FIELDS: dict[str, Any] = {
     "type": "object",
     "required": ["prompt"],
+    "additionalProperties": False,
     "properties": {
         "prompt": {"type": "string", "minLength": 1, "description": "What the video shows."},
         "model": {"type": "string", "description": "Id from /v1/models; default: the server's."},
@@ -89,6 +92,10 @@ _FIELDS: dict[str, Any] = {
             "items": {"type": "string", "enum": list(webhooks.EVENT_TYPES)},
             "description": "What webhook_url is told; default: all. In a form: words between commas.",
         },
+        "extra_body": {
+            "description": "More of these fields, as other servers of this format take them. In a form: JSON text.",
+        },
+        **{name: {"description": "Taken, and changes nothing here."} for name in sorted(IGNORED_FIELDS)},
     },
 }
 
@@ -138,13 +145,13 @@ EDIT_BODY = _body(
     {"strength": _STRENGTH, "video": {"description": _VIDEO, **_VIDEO_ID}},
     {"video": {"description": _VIDEO, "anyOf": [_FILE, _VIDEO_ID]}},
     "video",
-    example={"prompt": "a green ring orbiting on white", "video": {"id": "video_0123456789abcdef"}, "strength": 0.75},
+    example={"prompt": "a green ring orbiting on white", "video": {"id": EXAMPLE_ID}, "strength": 0.75},
 )
 EXTENSION_BODY = _body(
     {"video": {"description": _VIDEO, **_VIDEO_ID}},
     {"video": {"description": _VIDEO, "anyOf": [_FILE, _VIDEO_ID]}},
     "video",
-    example={"prompt": "a blue ring orbiting on white", "video": {"id": "video_0123456789abcdef"}, "seconds": "3"},
+    example={"prompt": "a blue ring orbiting on white", "video": {"id": EXAMPLE_ID}, "seconds": "3"},
 )
 
 
@@ -160,6 +167,7 @@ def install_openapi(app: FastAPI) -> None:
                         del operation["responses"]["422"]
             for name in ("HTTPValidationError", "ValidationError"):
                 schema["components"]["schemas"].pop(name, None)
+            describe_answers(schema)
             app.openapi_schema = schema
         return app.openapi_schema
 

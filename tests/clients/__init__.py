@@ -1,0 +1,1 @@
+"""Unmodified clients of the wire format, each with its own pins, against the whole stack."""
