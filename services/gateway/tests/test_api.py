@@ -565,7 +565,7 @@ def test_the_document_names_every_route_and_its_errors(inside: Any) -> None:
     edit, extension = (document["paths"][f"/v1/videos/{one}"]["post"] for one in ("edits", "extensions"))
     fields = edit["requestBody"]["content"]["application/json"]["schema"]["properties"]
     assert set(fields) == {*FIELDS, *others, "strength", "video"} - PICTURES.keys()
-    assert set(edit["responses"]) == set(create_["responses"]) | {"409", "451"} == set(extension["responses"])
+    assert set(edit["responses"]) == set(create_["responses"]) | {"409"} == set(extension["responses"])
     retry = document["paths"]["/v1/videos/{video_id}/retry"]["post"]
     assert set(retry["responses"]) == {"200", "202", "400", "401", "403", "404", "409", "422", "503"}
     assert create_["responses"]["400"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorEnvelope")

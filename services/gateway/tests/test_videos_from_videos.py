@@ -9,6 +9,7 @@ import pytest
 
 from vitascope_common.jobs import Artifact
 
+WAYS = ["remix", "edits", "extensions"]
 MP4 = b"\0\0\0\x18ftypmp42 what a published video is made of"
 
 
@@ -47,18 +48,18 @@ def params_of(inside: Any, video_id: str) -> dict[str, Any]:
     return dict(json.loads(row["params"]))
 
 
-WAYS = ["remix", "edits", "extensions"]
-
-
 @pytest.mark.parametrize("way", ["remix", "edits"])
 def test_a_change_keeps_what_it_does_not_name(inside: Any, way: str) -> None:
-    old = finished(inside, seconds="2", size="96x64", num_inference_steps=30)
+    made = {"num_inference_steps": 30, "guidance_scale": 4.5, "negative_prompt": "green", "solver": "heun", "seed": 5}
+    old = finished(inside, seconds="2", size="96x64", **made)
     answer = ask(inside, way, old["id"])
     new = answer.json()
     assert answer.status_code == 202, answer.text
     assert (new["remixed_from_video_id"], new["prompt"], new["status"]) == (old["id"], "a blue circle", "queued")
     assert (new["seconds"], new["size"], new["model"], new["num_frames"]) == ("2", "96x64", "tiny", 17)
     params = params_of(inside, new["id"])
+    assert {name: params[name] for name in made if name != "seed"} | {"seed": 5} == made
+    assert new["seed"] != 5
     (given,) = params["references"]
     assert (given["role"], given["strength"]) == ("change", 0.75)
     key = given["artifact"]["key"]
@@ -93,11 +94,26 @@ def test_an_extension_is_the_video_and_its_continuation(inside: Any) -> None:
     assert (clip["num_frames"], clip["seconds"]) == (33, "4")  # as much of it as the model makes at once
 
 
-@pytest.mark.parametrize("form", ["id", "text", "brackets"])
+def test_an_extension_is_made_as_its_video_was_and_as_long_as_it_says(inside: Any) -> None:
+    old = finished(inside, seconds="2", num_inference_steps=30)
+    new = ask(inside, "extensions", old["id"]).json()
+    params = params_of(inside, new["id"])
+    assert (params["seconds"], params["num_inference_steps"]) == ("4", 30)  # the model's length
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_another_size_may_come_as_its_sides(inside: Any, way: str) -> None:
+    old = finished(inside, size="96x64")
+    answer = ask(inside, way, old["id"], width=64, height=64)
+    assert (answer.status_code, answer.json()["size"]) == (202, "64x64")
+
+
+@pytest.mark.parametrize("form", ["id", "text", "brackets", "json"])
 def test_a_video_is_named_as_clients_name_it(inside: Any, form: str) -> None:
     old = finished(inside)
-    if form == "brackets":
-        files = {"prompt": (None, "a blue circle"), "video[id]": (None, old["id"])}
+    if form in ("brackets", "json"):
+        name, value = ("video[id]", old["id"]) if form == "brackets" else ("video", json.dumps({"id": old["id"]}))
+        files = {"prompt": (None, "a blue circle"), name: (None, value)}
         answer = inside.request("POST", "/v1/videos/edits", files=files)
     else:
         video = {"id": old["id"]} if form == "id" else old["id"]
@@ -119,6 +135,7 @@ def test_a_video_that_is_none_is_a_400_that_names_the_field(inside: Any, video: 
     [
         ("state = 'running', phase = 'decoding'", "video_not_ready"),
         ("state = 'failed', error_code = 'poison', error_message = 'It crashed.'", "video_failed"),
+        ("state = 'failed', error_code = 'output_blocked', error_message = 'Withheld.'", "video_failed"),
         ("expires_at_ms = 1", "video_expired"),
         ("deleted_at_ms = 1", "not_found"),
     ],
@@ -127,7 +144,8 @@ def test_a_video_without_a_file_is_a_404_with_the_reason(inside: Any, way: str, 
     old = finished(inside)
     inside.sql(f"UPDATE jobs SET {change}")
     answer = ask(inside, way, old["id"])
-    assert (answer.status_code, answer.json()["error"]["code"]) == (404, code)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (404, code, "video")
     assert len(inside.sql("SELECT * FROM jobs")) == 1
 
 
@@ -256,6 +274,8 @@ def test_an_estimate_without_a_scheduler_knows_the_price(inside: Any) -> None:
 
 def test_an_estimate_is_refused_as_the_request_would_be(inside: Any) -> None:
     for fields, status, param in (
+        ({"prompt": "x", "webhook_url": "http://169.254.169.254/"}, 400, "webhook_url"),
+        ({"prompt": "x", "input_reference": "http://169.254.169.254/a.png"}, 400, "input_reference"),
         ({"prompt": "x", "seconds": "3"}, 400, "seconds"),
         ({}, 400, "prompt"),
         ({"prompt": "x", "service_class": "realtime"}, 403, "service_class"),

@@ -68,7 +68,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorEnvelope, "description": what[status]} for status in statuses}
 
 
-_MADE = _REPLAYED | _errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 451, 503)
+_MADE = _REPLAYED | _errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 503)
 """What those answer that make a video from a video."""
 
 
@@ -183,8 +183,8 @@ def make_app(
     async def remix_video(request: Request, video_id: str, known: Known, links: Links, sent: Marked) -> Response:
         """Draw over one of your videos by another prompt: what moves where stays, what it looks like changes.
 
-        Model, size, length and whatever else is not given are those of that video. The model must be able to
-        `video_to_video`.
+        Whatever is not given is as it was there, but for the seed; the length is that of the video. The model must be
+        able to `video_to_video`.
         """
         return _created(await creation.remix(known, video_id, await read_fields(request), sent), links)
 

@@ -13,8 +13,10 @@ from vitascope_common.errors import (
     ModelChangedError,
     ModerationBlockedError,
     NotFoundError,
+    OutputBlockedError,
     PermissionDeniedError,
     VideoExpiredError,
+    VideoFailedError,
     VideoNotFinishedError,
     VitascopeError,
 )
@@ -229,9 +231,10 @@ class Creation:
             InvalidRequestError, PermissionDeniedError: as `create`.
             UnavailableError: the database is away, or the model's card is broken.
         """
-        draft = Draft(caller, fields)
-        request = self._parse(draft)
+        request = self._parse(Draft(caller, fields))
         class_name = _entitled(caller, request.service_class)
+        self._webhooks.check_hook(request.hook)
+        self._references.check(request)
         card, num_steps = request.card, request.num_inference_steps
         ratio = await self._store.cost_ratio(card.pool, card.id)
         run_s = card.estimate_s(num_steps, card.num_frames[request.seconds], request.size) * ratio
@@ -287,12 +290,18 @@ class Creation:
         return await self._from_video(caller, rest, role, video)
 
     async def _from_video(self, caller: Caller, fields: Mapping[str, Any], role: ReferenceRole, job_id: str) -> Draft:
-        source = await self._gateway.finished(caller.tenant_id, job_id)
+        try:
+            source = await self._gateway.finished(caller.tenant_id, job_id)
+        except OutputBlockedError as error:  # a status of its own is for who asks for the video itself
+            raise VideoFailedError(error.message, param="video") from error
+        except NotFoundError as error:
+            error.param = "video"
+            raise
         files = {one.role: one for one in await self._store.published(job_id)}
         if "video" not in files:
-            raise VideoExpiredError
-        as_it_was = {"model": source.model, "size": source.size}
+            raise VideoExpiredError(param="video")
         given = {name: value for name, value in fields.items() if value is not None}
+        as_it_was = _as_it_was(source, given)
         stored = Reference(role, replace(files["video"], name=role, role="reference"))
         return Draft(caller, as_it_was | given, [stored], source=source)
 
@@ -453,6 +462,18 @@ def _fields_of(record: JobRecord) -> dict[str, Any]:
         "service_class": record.class_name,
         "deadline_s": None if deadline_at_ms is None else (deadline_at_ms - created_at_ms) / 1000,
     }
+
+
+def _as_it_was(source: JobRecord, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a request for a change or a continuation need not say: how its video was made, but for the seed.
+
+    With another model only the size is the same, since that is what the clip has.
+    """
+    size = {} if given.keys() & {"width", "height"} else {"size": source.size}
+    if given.get("model") not in (None, source.model):
+        return size
+    fields, names = _fields_of(source), ("model", "negative_prompt", "num_inference_steps", "guidance_scale", "solver")
+    return size | {name: fields[name] for name in (*names, "temporal_attention") if fields[name] is not None}
 
 
 def _check_unchanged(request: VideoRequest, params: Mapping[str, Any]) -> None:

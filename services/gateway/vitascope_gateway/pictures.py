@@ -10,6 +10,7 @@ from typing import Any
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vitascope_common.errors import InvalidRequestError
+from vitascope_gateway.forms import object_of
 
 MAX_PICTURE_BYTES = 10 * 1024 * 1024
 MAX_PICTURE_PIXELS = 40_000_000
@@ -47,6 +48,7 @@ def read(name: str, value: Any) -> bytes | str:
     Raises:
         InvalidRequestError: it is none of these, or has more than 10 MiB; `name` is the field.
     """
+    value = object_of(value)
     if isinstance(value, Mapping):
         if set(value) != {"image_url"}:
             raise _invalid(name, "must be a file, an https URL, a data URL, or an object with nothing but image_url")

@@ -1,7 +1,6 @@
 """The fields of a request -> what is to be made. Everything that is wrong with them is said here, field by field."""
 
 import difflib
-import json
 import math
 import re
 import secrets
@@ -15,6 +14,7 @@ from vitascope_common.jobs import GenerateParams, Reference
 from vitascope_common.references import NEEDED, ReferenceRole, num_continued_frames
 from vitascope_common.registry import Capability, ModelCard
 from vitascope_gateway import hook, pictures
+from vitascope_gateway.forms import object_of
 from vitascope_gateway.hook import Hook
 
 FIELDS = (
@@ -107,7 +107,8 @@ class Offer:
         return ", ".join(card.id for card in self.cards) or "none"
 
     def _none_of(self, value: Any) -> InvalidModelError:
-        return InvalidModelError(f"There is no model {show(value)}; available: {self._names}.", param="model")
+        what = f"There is no model {show(value)}" if isinstance(value, str) else "model must be the id of a model"
+        return InvalidModelError(f"{what}; available: {self._names}.", param="model")
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def parse_request(
     given = {name: value for name, value in fields.items() if value is not None and name not in IGNORED_FIELDS}
     for name in given:
         if name not in FIELDS and not (name in CHANGE_FIELDS and is_change):
-            raise _unknown(name)
+            raise _unknown(name, [*FIELDS, *(CHANGE_FIELDS if is_change else ())])
     card = offer.card(given.get("model"))
     defaults, limits = card.defaults, card.limits
     seconds = _seconds(given, card, source if is_change else None)
@@ -240,6 +241,7 @@ def parse_request(
 
 def read_video(value: Any) -> str | bytes:
     """Return what the field `video` names: the id of a video, or a file. Raises: InvalidRequestError."""
+    value = object_of(value)
     if isinstance(value, Mapping) and set(value) == {"id"}:
         value = value["id"]
     if isinstance(value, bytes) or (isinstance(value, str) and is_job_id(value)):
@@ -251,12 +253,8 @@ def read_video(value: Any) -> str | bytes:
 
 def read_labels(value: Any) -> dict[str, str]:
     """Return the labels of a request: an object, or its JSON text. Raises: InvalidRequestError."""
-    if isinstance(value, str):  # a form field that holds JSON
-        _text("metadata", value, MAX_LABELS_JSON_CHARS)
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            value = None
+    if isinstance(value, str):
+        value = object_of(_text("metadata", value, MAX_LABELS_JSON_CHARS))
     if not isinstance(value, dict):
         raise _invalid("metadata", 'metadata must be an object of strings, such as {"project": "demo"}.')
     if len(value) > MAX_LABELS:
@@ -282,10 +280,10 @@ def _invalid(param: str, message: str) -> InvalidRequestError:
     return InvalidRequestError(message, param=param)
 
 
-def _unknown(name: str) -> InvalidRequestError:
+def _unknown(name: str, known: Sequence[str]) -> InvalidRequestError:
     shown = ascii(name[:60])[1:-1]
-    close = difflib.get_close_matches(name[:60], FIELDS, n=1, cutoff=0.6)
-    hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(FIELDS)}."
+    close = difflib.get_close_matches(name[:60], known, n=1, cutoff=0.6)
+    hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}."
     return _invalid(shown, f"Unknown field {shown}{hint}")
 
 
@@ -309,7 +307,8 @@ def _seconds(given: Mapping[str, Any], card: ModelCard, changed: SourceClip | No
     if changed is not None and changed.num_frames < card.num_frames[text]:
         raise _invalid(
             "seconds",
-            f"The video has {changed.num_frames} frames; {text} seconds of {card.id} have {card.num_frames[text]}.",
+            f"The video has {changed.num_frames} frames at {card.defaults.fps} per second; {text} seconds of {card.id} "
+            f"have {card.num_frames[text]}.",
         )
     return text
 

@@ -262,7 +262,7 @@ class Gateway:
             reason = record.error_message or f"it was {record.state.value}"
             raise VideoFailedError(f"This video was not made: {reason}", detail={"code": record.error_code})
         if record.state is not JobState.COMPLETED:
-            raise VideoNotReadyError(f"The video is not ready yet; its status is {record.phase or record.state.value}.")
+            raise VideoNotReadyError(f"The video is still being made: {record.phase or record.state.value}.")
         if record.expires_at_ms is not None and record.expires_at_ms <= ids.now_ms():
             raise VideoExpiredError()
         return record
