@@ -9,6 +9,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from vitascope_common.references import num_repeated_frames
+
 
 class JobState(StrEnum):
     """What became of a job."""
@@ -150,12 +152,17 @@ class GenerateParams:
     temporal_attention: str = ""
     """One of "full", "causal", "window"; "": the model's own."""
     num_frames_before: int = 0
-    """Of an extension: so many frames of the clip that it continues come first, as they are."""
+    """Of an extension: the frames of the clip that it continues; they come first, as they are."""
+
+    @property
+    def num_repeated_frames(self) -> int:
+        """Of an extension: with so many of them the generated clip begins."""
+        return num_repeated_frames(self.num_frames_before, self.num_frames)
 
     @property
     def num_frames_in_all(self) -> int:
         """How many frames the video has."""
-        return self.num_frames_before + self.num_frames
+        return self.num_frames_before + self.num_frames - self.num_repeated_frames
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "GenerateParams":

@@ -42,3 +42,8 @@ def num_continued_frames(num_clip_frames: int, num_latent_frames: int) -> int:
             f"cannot continue {num_clip_frames} frames by {num_latent_frames} latent frames: need at least 1 and 2"
         )
     return 4 * (min((num_clip_frames - 1) // 4 + 1, num_latent_frames // 2) - 1) + 1
+
+
+def num_repeated_frames(num_frames_before: int, num_frames: int) -> int:
+    """Say how many frames a clip begins with that are the last ones of the `num_frames_before` that it continues."""
+    return num_continued_frames(num_frames_before, (num_frames - 1) // 4 + 1) if num_frames_before else 0

@@ -199,7 +199,7 @@ def test_no_more_is_changed_than_there_is(card: ModelCard) -> None:
 
 def test_an_extension_has_its_limit_and_the_rate_of_what_it_extends(card: ModelCard) -> None:
     request = parse_request({"prompt": "x", "seconds": "2"}, Offer([card]), ["continue"], SourceClip(33, 8))
-    assert request.num_frames_before == 33 - 5
+    assert (request.num_frames_before, request.params("x", "").num_frames_in_all) == (33, 33 + 17 - 5)
     for source, param in ((SourceClip(960, 8), "video"), (SourceClip(33, 24), "model")):
         with pytest.raises(InvalidRequestError) as refused:
             parse_request({"prompt": "x"}, Offer([card]), ["continue"], source)

@@ -72,7 +72,7 @@ def test_an_extension_of_a_file_is_the_clip_and_its_continuation(inside: Any, fo
     assert answer.status_code == 202, answer.text
     video = answer.json()
     params = params_of(inside, video["id"])
-    assert (video["num_frames"], params["num_frames"], params["num_frames_before"]) == (40 - 5 + 17, 17, 35)
+    assert (video["num_frames"], params["num_frames"], params["num_frames_before"]) == (40 - 5 + 17, 17, 40)
     assert kept(inside, video["id"], "continue").num_frames == 40
 
 
@@ -108,7 +108,7 @@ def test_a_file_that_is_no_clip_is_refused(inside: Any, way: str, data: bytes, s
 
 def test_a_clip_of_a_wrong_length_is_refused(inside: Any, folder: Path) -> None:
     for way, data, param, said, fields in (
-        ("edits", clip(folder, 1), "seconds", "The video has 8 frames; 2 seconds of tiny have 17", {}),
+        ("edits", clip(folder, 1), "seconds", "The video has 8 frames at 8 per second; 2 seconds of tiny have 17", {}),
         ("edits", clip(folder, 3), "seconds", "The video has 24 frames; 4 seconds of tiny have 33", {"seconds": "4"}),
         ("extensions", clip(folder, 121, 1, "16x16"), "video", "at most 120 s are allowed", {}),
         ("extensions", clip(folder, 119.5, 2, "16x16"), "video", "more than 120 seconds", {}),

@@ -83,7 +83,7 @@ def test_an_extension_is_the_video_and_its_continuation(inside: Any) -> None:
     assert (new["remixed_from_video_id"], new["size"]) == (old["id"], "96x64")
     assert (new["num_frames"], new["seconds"]) == (33 - 5 + 17, "5.5")  # five frames are in both
     params = params_of(inside, new["id"])
-    assert (params["num_frames"], params["num_frames_before"], params["seconds"]) == (17, 28, "2")
+    assert (params["num_frames"], params["num_frames_before"], params["seconds"]) == (17, 33, "2")
     (finish,) = inside.sql("SELECT params, total FROM tasks WHERE job_id = ? AND stage = 'finish'", new["id"])
     assert (json.loads(finish["params"])["num_frames"], finish["total"]) == (45, 45)
 

@@ -11,7 +11,7 @@ from typing import Any
 from vitascope_common.errors import InvalidModelError, InvalidRequestError, UnsupportedError
 from vitascope_common.ids import is_job_id
 from vitascope_common.jobs import GenerateParams, Reference
-from vitascope_common.references import NEEDED, ReferenceRole, num_continued_frames
+from vitascope_common.references import NEEDED, ReferenceRole, num_repeated_frames
 from vitascope_common.registry import Capability, ModelCard
 from vitascope_gateway import hook, pictures
 from vitascope_gateway.forms import object_of
@@ -314,14 +314,14 @@ def _seconds(given: Mapping[str, Any], card: ModelCard, changed: SourceClip | No
 
 
 def _num_frames_before(source: SourceClip, card: ModelCard, seconds: str) -> int:
-    """Return how many frames of a clip come before its continuation, which repeats the last ones."""
+    """Return how many frames come before the continuation: all of the clip."""
     fps, num_frames = card.defaults.fps, card.num_frames[seconds]
     if source.fps != fps:
         raise _invalid("model", f"{card.id} makes {fps} frames per second; the video to extend has {source.fps}.")
-    num_before = source.num_frames - num_continued_frames(source.num_frames, (num_frames - 1) // 4 + 1)
-    if num_before + num_frames > MAX_EXTENDED_S * fps:
+    num_repeated = num_repeated_frames(source.num_frames, num_frames)
+    if source.num_frames + num_frames - num_repeated > MAX_EXTENDED_S * fps:
         raise _invalid("video", f"The extended video would have more than {MAX_EXTENDED_S} seconds.")
-    return num_before
+    return source.num_frames
 
 
 def _size(given: Mapping[str, Any], card: ModelCard) -> str:

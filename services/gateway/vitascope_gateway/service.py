@@ -21,6 +21,7 @@ from vitascope_common.errors import (
     VitascopeError,
 )
 from vitascope_common.jobs import Artifact, JobState
+from vitascope_common.references import num_repeated_frames
 from vitascope_common.registry import ModelCard
 from vitascope_common.renditions import RENDITIONS
 from vitascope_gateway.admission import NewJob
@@ -98,7 +99,8 @@ class JobRecord:
     @property
     def num_frames(self) -> int:
         """Frames of the video, those of a clip that it extends included."""
-        return int(self.params["num_frames"]) + int(self.params.get("num_frames_before", 0))
+        num_frames, num_before = int(self.params["num_frames"]), int(self.params.get("num_frames_before", 0))
+        return num_before + num_frames - num_repeated_frames(num_before, num_frames)
 
     @property
     def seconds(self) -> str:

@@ -115,15 +115,23 @@ def test_what_is_extended_comes_first_as_it_is(rig):
     frames = moving(13)
     given = references(rig, "continue")
     alone = frames_of(rig, made(rig, references=given))
-    whole = frames_of(rig, made(rig, references=given, num_frames_before=12))
+    whole = frames_of(rig, made(rig, references=given, num_frames_before=13))
     assert len(alone) == 9
-    assert torch.equal(whole, torch.cat([frames[:12], alone]))
+    assert torch.equal(whole, torch.cat([frames, alone[1:]]))  # the first of them shows the last frame again
+
+
+def test_what_is_repeated_of_a_longer_clip_is_left_out(rig):
+    frames = moving(13)
+    given = (stored(rig, "continue", mezzanine(rig, frames), MKV),)
+    alone = frames_of(rig, made(rig, references=given, num_frames=17))
+    whole = frames_of(rig, made(rig, references=given, num_frames=17, num_frames_before=13))
+    assert torch.equal(whole, torch.cat([frames, alone[5:]]))
 
 
 def test_an_extension_survives_a_kill_and_a_store_that_is_away_when_it_is_decoded(rig, interrupted_at, monkeypatch):
     given = references(rig, "continue")
-    expected = frames_of(rig, made(rig, references=given, num_frames_before=12))
-    task = rig.task(references=given, num_frames_before=12)
+    expected = frames_of(rig, made(rig, references=given, num_frames_before=13))
+    task = rig.task(references=given, num_frames_before=13)
     interrupted_at(rig, rig.worker(), task, 15)
     get_file, num_calls = rig.store.get_file, 0
 

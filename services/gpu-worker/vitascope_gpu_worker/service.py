@@ -440,9 +440,11 @@ class Generate:
         with metrics.DECODE_SECONDS.labels(params.model).time(), mezzanine:
             if params.num_frames_before:
                 self._write_before(held, params, mezzanine)
+            num_repeated = params.num_repeated_frames
             for frames_THWC in self._in_time(engine.decode(run), run.step):
                 check()
-                mezzanine.write(frames_THWC, check)
+                mezzanine.write(frames_THWC[num_repeated:], check)
+                num_repeated = max(0, num_repeated - len(frames_THWC))
             mezzanine.finish(params.num_frames_in_all, check)
 
     def _write_before(self, held: HeldTask, params: GenerateParams, mezzanine: WritesFrames) -> None:
