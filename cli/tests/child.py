@@ -41,7 +41,8 @@ if MODE == "dies":
 if MODE == "silent":
     signal.pause()
 if MODE == "robbed" and not Path(os.environ["ROBBER"]).exists():
-    robber = "import socket, sys; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); print(flush=1)\nwhile True: s.accept()"
+    robber = "import socket, sys; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); print(flush=1)"
+    robber += "\nwhile True: s.accept()"
     with subprocess.Popen(
         (sys.executable, "-c", robber, str(PORT)), stdout=subprocess.PIPE, start_new_session=True
     ) as process:

@@ -69,8 +69,8 @@ def up(
     """Run the whole stack on this machine until Ctrl-C.
 
     Starts Redis, the services and the webhook sender, and prints one line of JSON on stdout when all are ready:
-    `base_url`, `api_key`, `data_dir` and the `pids`. Everything else goes to stderr. A service that dies is started
-    again. Ctrl-C or SIGTERM drains and stops everything within ten seconds; a second Ctrl-C kills at once. Jobs that
+    `base_url`, `grpc`, `api_key`, `data_dir` and the `pids`. Everything else goes to stderr. A service that dies is
+    started again. Ctrl-C or SIGTERM drains and stops everything within ten seconds; a second Ctrl-C kills at once. Jobs that
     were not finished go on at the next start on the same folder, from their last checkpoint.
 
     The first API key is in DATA_DIR/api_key; delete that file and start again to replace it. Logs are in DATA_DIR/logs.
