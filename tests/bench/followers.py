@@ -65,8 +65,8 @@ def run() -> list[Figure]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return [
         Figure(
-            "idle followers",
-            num_idle,
+            "idle followers of a core",
+            num_idle / max(1.0, cores),
             "followers",
             NUM_IDLE,
             1.0,
