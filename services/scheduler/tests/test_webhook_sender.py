@@ -28,8 +28,8 @@ from vitascope_scheduler.testing import (
     add_endpoint,
     admit,
 )
-from vitascope_scheduler.webhooks.deliveries import Claimed, Deliveries
 from vitascope_scheduler.webhooks import sender as sender_module
+from vitascope_scheduler.webhooks.deliveries import Claimed, Deliveries
 from vitascope_scheduler.webhooks.sender import MAX_OF_RECEIVER, MAX_OF_TENANT, Sender, Timing, retry_after
 
 HOUR_MS = 3600 * 1000
