@@ -8,7 +8,7 @@ import os
 import resource
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -264,19 +264,28 @@ class Run:
 
 def write_clip(av: Any, stream: Any, frames: Iterator[Any], clip: Mapping[str, Any]) -> int:
     """Write the wanted frames to the target, FFV1 in Matroska; returns how many there were. Reads all frames."""
+    fps, num_frames, num_written = clip["fps"], clip["num_frames"], 0
     with os.fdopen(TARGET_FD, "wb") as target, av.open(target, "w", format="matroska", io_open=refuse) as written:
-        track = written.add_stream("ffv1", rate=clip["fps"], options={"level": "3", "g": "1", "slicecrc": "1"})
+        track = written.add_stream("ffv1", rate=fps, options={"level": "3", "g": "1", "slicecrc": "1"})
         track.width, track.height, track.pix_fmt = clip["width_px"], clip["height_px"], "bgr0"
         track.thread_count = 1
-        kept = deque[Any](maxlen=clip["num_frames"])  # of packets: every frame is a key frame, so any can be first
+        kept = deque[Any](maxlen=num_frames)  # of the end: every frame is a key frame, so any can be first
         for frame in fitted(av, stream, frames, clip):
-            if clip["is_end"] or len(kept) < clip["num_frames"]:
+            if clip["is_end"]:
                 kept.extend(track.encode(frame))  # FFV1 holds nothing back
-        for number, packet in enumerate(kept):
-            packet.pts = packet.dts = number
-            packet.time_base = Fraction(1, clip["fps"])
-            written.mux(packet)
-    return len(kept)
+            elif num_written < num_frames:
+                num_written = mux(written, track.encode(frame), num_written, fps)
+        return mux(written, kept, num_written, fps)
+
+
+def mux(written: Any, packets: Iterable[Any], number: int, fps: int) -> int:
+    """Write frames, of which the first gets this number; returns the number of the next."""
+    for packet in packets:
+        packet.pts = packet.dts = number
+        packet.time_base = Fraction(1, fps)
+        written.mux(packet)
+        number += 1
+    return number
 
 
 def fitted(av: Any, stream: Any, frames: Iterator[Any], clip: Mapping[str, Any]) -> Iterator[Any]:

@@ -54,12 +54,14 @@ export class Http {
    * DELETE whose first answer was lost and that then finds nothing has done its work.
    */
   async json<T>(path: string, call: Call = {}): Promise<{ data: T; headers: Headers }> {
-    return this.repeat(async (attempt) => {
+    let mayBeDone = false;
+    return this.repeat(async () => {
       try {
         return await this.#json<T>(path, call);
       } catch (error) {
-        const isDone = call.method === "DELETE" && attempt > 0 && error instanceof NotFoundError;
+        const isDone = call.method === "DELETE" && mayBeDone && error instanceof NotFoundError;
         if (isDone) return { data: {} as T, headers: new Headers() };
+        mayBeDone ||= !isUnsent(error);
         throw error;
       }
     }, call.signal);
@@ -86,10 +88,10 @@ export class Http {
   }
 
   /** Run until it succeeds, as often as `maxRetries` and the server allow. */
-  async repeat<T>(run: (attempt: number) => Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  async repeat<T>(run: () => Promise<T>, signal: AbortSignal | undefined): Promise<T> {
     for (let attempt = 0; ; attempt++) {
       try {
-        return await run(attempt);
+        return await run();
       } catch (error) {
         if (attempt >= this.maxRetries || !mayRepeat(error, signal)) throw error;
         await pause(backoffMs(attempt, BACKOFF_MS, error), signal);
@@ -163,6 +165,17 @@ export function mayRepeat(
   if (error instanceof APIConnectionError) return true;
   if (!(error instanceof APIStatusError) || (error.retryAfterMs ?? 0) > MAX_RETRY_AFTER_MS) return false;
   return error.shouldRetry ?? RETRIED_STATUS.has(error.status);
+}
+
+/** Whether there was no connection that a request could go out on, where the platform says so: Node does, no browser. */
+function isUnsent(error: unknown): boolean {
+  if (!(error instanceof APIConnectionError)) return false;
+  const inner = error.cause instanceof Error ? error.cause.cause : undefined;
+  const each: unknown[] = inner instanceof AggregateError ? inner.errors : [inner]; // one for each address of the host
+  return each.every((one) => {
+    const { code, syscall } = (one ?? {}) as { code?: unknown; syscall?: unknown };
+    return syscall === "connect" || syscall === "getaddrinfo" || code === "UND_ERR_CONNECT_TIMEOUT";
+  });
 }
 
 /** Return how long to wait: `baseMs` doubling to 8 s, less up to a quarter, and no less than the server asks for. */

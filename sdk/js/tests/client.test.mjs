@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -177,6 +179,34 @@ test("a delete that was done at the first attempt has succeeded at the second", 
   const { client: other } = await serve(t, [failure(404)]);
   await assert.rejects(other.videos.delete(ID), NotFoundError);
 });
+
+for (const host of ["127.0.0.1", "localhost"]) {
+  test(`a delete that never left has not been done, at ${host}`, async (t) => {
+    const server = createServer((_, response) => {
+      asked += 1;
+      failure(404)(response, /** @type {any} */ (null));
+    });
+    let asked = 0;
+    const listen = async (port = 0) => {
+      await once(server.listen(port, "127.0.0.1"), "listening");
+      return /** @type {import("node:net").AddressInfo} */ (server.address()).port;
+    };
+    const port = await listen();
+    await new Promise((resolve) => server.close(resolve));
+    t.after(() => server.close());
+    const startsLate = async (/** @type {string} */ url, /** @type {RequestInit} */ init) => {
+      try {
+        return await fetch(url, init);
+      } catch (error) {
+        await listen(port);
+        throw error;
+      }
+    };
+    const client = new Vitascope({ baseUrl: `http://${host}:${port}`, apiKey: "k", fetch: startsLate });
+    await assert.rejects(client.videos.delete(ID), NotFoundError);
+    assert.equal(asked, 1);
+  });
+}
 
 test("a list goes on from page to page, and no further than it is read", async (t) => {
   const page = (/** @type {string[]} */ ids, /** @type {boolean} */ has_more) =>

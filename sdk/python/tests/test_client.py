@@ -391,6 +391,13 @@ def test_the_server_says_when_to_come_back_and_whether(client: Any, pauses: list
     assert len(server.requests) == 2
 
 
+def test_a_date_that_no_calendar_has_is_not_obeyed(client: Any, pauses: list[float]) -> None:
+    one, _ = client(failure(503, **{"retry-after": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}), VIDEO)
+    one.videos.retrieve(ID)
+    assert len(pauses) == 1
+    assert pauses[0] < 1
+
+
 def test_nobody_is_kept_waiting_for_more_than_two_minutes(client: Any, pauses: list[float]) -> None:
     for call in (
         lambda videos: videos.create(prompt="x"),

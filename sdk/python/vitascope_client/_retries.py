@@ -52,7 +52,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
             return seconds
     try:
         date = parsedate_to_datetime(after)
-    except ValueError:
+    except (ValueError, OverflowError):  # a year of twenty digits
         return None
     if date.tzinfo is None:  # "-0000": UTC, from nowhere in particular
         date = date.replace(tzinfo=UTC)

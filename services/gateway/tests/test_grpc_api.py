@@ -537,6 +537,23 @@ def test_a_client_that_repeats_by_itself_makes_no_second_video(inside: Any, call
     assert made(calls("CreateVideo", create())) != answer.message.id  # asked for on purpose
 
 
+def test_a_call_whose_outcome_is_unknown_is_repeatable_by_its_key_alone(inside: Any, calls: Calls) -> None:
+    calls("ListModels", pb.ListModelsRequest())  # the API key is known now
+    inside.lose_next_commit()
+    unnamed = calls("CreateVideo", create())
+    assert (unnamed.status, unnamed.code) == (grpc.StatusCode.UNAVAILABLE, "unavailable")
+    assert "may have been accepted" in unnamed.text
+    assert not [one for one in unnamed.details if isinstance(one, error_details_pb2.RetryInfo)]
+    assert len(inside.sql("SELECT * FROM jobs")) == 1, "it was"
+    inside.lose_next_commit()
+    named = calls("CreateVideo", create(), idempotency_key="k")
+    assert "repeat the request with the same Idempotency-Key" in named.text
+    assert [one for one in named.details if isinstance(one, error_details_pb2.RetryInfo)]
+    again = calls("CreateVideo", create(), idempotency_key="k")
+    assert (again.status, again.trailing["idempotent-replayed"]) == (grpc.StatusCode.OK, "true")
+    assert len(inside.sql("SELECT * FROM jobs")) == 2
+
+
 def test_what_is_away_may_be_asked_again(inside: Any, calls: Calls) -> None:
     inside.neighbours.failure = grpc.StatusCode.UNAVAILABLE
     answer = calls("CreateVideo", create())

@@ -209,8 +209,28 @@ def test_the_database_that_loses_the_answer_to_a_commit_loses_no_request(inside:
     answer = post(inside, count=0)
     assert answer.status_code == 503
     assert (answer.headers.get("x-should-retry"), answer.headers["retry-after"]) == ("true", "1")
-    assert "repeat" in answer.json()["error"]["message"]
     replayed(post(inside, count=1))
+    assert num_jobs(inside) == 1
+
+
+@pytest.mark.parametrize("count", [None, 0, 2, idempotency.MAX_RETRIES])
+def test_who_gave_no_key_is_never_told_to_repeat_what_may_be_made(inside: Any, count: int | None) -> None:
+    """A client that tries again by itself may do so; when it gives up, a human reads the message."""
+    assert inside.request("GET", "/v1/models").status_code == 200  # the API key is known now
+    inside.lose_next_commit()
+    answer = post(inside, count=count)
+    assert (answer.status_code, num_jobs(inside)) == (503, 1)
+    assert "look at GET /v1/videos before you repeat it" in answer.json()["error"]["message"]
+    assert answer.headers["x-should-retry"] == ("true" if count in (0, 2) else "false")
+
+
+def test_who_gave_a_key_is_told_to_repeat_it(inside: Any) -> None:
+    assert inside.request("GET", "/v1/models").status_code == 200  # the API key is known now
+    inside.lose_next_commit()
+    answer = post(inside, key="k")
+    assert (answer.status_code, answer.headers["x-should-retry"], answer.headers["retry-after"]) == (503, "true", "1")
+    assert "repeat the request with the same Idempotency-Key" in answer.json()["error"]["message"]
+    replayed(post(inside, key="k"))
     assert num_jobs(inside) == 1
 
 

@@ -113,16 +113,19 @@ class NewJob:
 class UnknownOutcomeError(UnavailableError):
     """The database went away while it committed: the job may exist.
 
-    Repeating the request may make a second one, unless it `is_repeatable`: then it finds the first.
+    Repeating the request may make a second one, unless it `is_repeatable`, by the key that its client gave: then it
+    finds the first. One without a key that `has_next_try` finds it as that, when the client tries again by itself.
     """
 
     default_message = (
         "The database stopped to answer; the video may have been accepted: look at GET /v1/videos before you repeat it."
     )
 
-    def __init__(self, is_repeatable: bool = False) -> None:
-        super().__init__("The database stopped to answer; repeat the request." if is_repeatable else None)
-        self.is_repeatable = is_repeatable
+    def __init__(self, sent: Repeatable | None = None) -> None:
+        self.is_repeatable = sent is not None and sent.is_named
+        self.has_next_try = sent is not None and sent.has_next_try
+        text = "The database stopped to answer; repeat the request with the same Idempotency-Key."
+        super().__init__(text if self.is_repeatable else None)
 
 
 class LineTakenError(ConflictError):
@@ -154,7 +157,7 @@ async def admit(
                 is_committing = True
     except UnavailableError as error:
         if is_committing:
-            raise UnknownOutcomeError(is_repeatable=sent is not None) from error
+            raise UnknownOutcomeError(sent) from error
         raise
     if made is not None:
         raise AlreadyMadeError(made)

@@ -63,7 +63,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         451: "The safety check withholds the finished video.",
         422: "The Idempotency-Key was used with another request.",
         429: "As much of this as you may have is under way.",
-        503: "Something needed is away. Repeating the request is safe unless `x-should-retry` is `false`.",
+        503: "Something needed is away. With an Idempotency-Key repeating is safe, else as the message says.",
     }
     return {status: {"model": ErrorEnvelope, "description": what[status]} for status in statuses}
 

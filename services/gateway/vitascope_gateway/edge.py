@@ -42,7 +42,7 @@ def error_response(error: VitascopeError, headers: Mapping[str, str] | None = No
     extra = dict(headers or {})
     if status == 401:
         extra["WWW-Authenticate"] = 'Bearer realm="vitascope"'
-    if isinstance(error, UnknownOutcomeError) and not error.is_repeatable:
+    if isinstance(error, UnknownOutcomeError) and not error.has_next_try:
         extra["x-should-retry"] = "false"  # the clients of this format would repeat a 503 by themselves
     elif status == 503:
         extra |= {"Retry-After": str(RETRY_AFTER_S), "x-should-retry": "true"}

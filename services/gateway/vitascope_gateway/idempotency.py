@@ -88,6 +88,11 @@ class Repeatable:
         """Whether the request can have come before; the first try of a stock client cannot."""
         return self.is_named or self.num_retries > 0
 
+    @property
+    def has_next_try(self) -> bool:
+        """Whether the request is recognised when its client tries again by itself, and counts."""
+        return self.is_named or self.num_retries < MAX_RETRIES
+
     def begin(self, job_id: str) -> Call:
         """Return what this request makes as the first of its kind."""
         ttl_ms = KEY_TTL_MS if self.is_named else RETRY_TTL_MS

@@ -28,7 +28,7 @@ HEADERS: Mapping[str, Any] = {
     },
     "Retry-After": {"description": "When to repeat the request, in seconds.", "schema": {"type": "integer"}},
     "x-should-retry": {
-        "description": "Whether repeating the same request is safe and of use.",
+        "description": "Whether a client that repeats requests by itself, and counts, should repeat this one.",
         "schema": {"type": "string", "enum": ["true", "false"]},
     },
     "WWW-Authenticate": {"description": "How to say who you are.", "required": True, "schema": {"type": "string"}},

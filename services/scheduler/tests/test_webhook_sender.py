@@ -28,6 +28,7 @@ from vitascope_scheduler.testing import (
     add_endpoint,
     admit,
 )
+from vitascope_scheduler.webhooks import sender as sender_module
 from vitascope_scheduler.webhooks.deliveries import Claimed, Deliveries
 from vitascope_scheduler.webhooks.sender import MAX_OF_RECEIVER, MAX_OF_TENANT, Sender, Timing, retry_after
 
@@ -195,6 +196,7 @@ def test_waits_are_jittered_in_full_and_follow_retry_after_within_bounds() -> No
         ("Thu, 01 Jan 1970 00:01:00 GMT", 59_000),
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
         ("Thu, 99 Jan 1970 00:00:00 GMT", 0),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", 0),
         ("٣", 0),
     ],
 )
@@ -334,6 +336,21 @@ async def test_a_receiver_that_did_not_answer_has_one_place_until_it_does(
     assert await sender.start_due()
     assert len(sender._running) == 1
     await sender.drain(DEADLINE_S)
+
+
+async def test_of_too_many_silent_receivers_the_latest_are_remembered(
+    database: Database, guard: UrlGuard, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender_module, "MAX_SILENT", 2)
+    await add_default_secret(database)
+    clock.now_ms = ids.now_ms()
+    sender = Sender(Deliveries(database), guard, Timing(), clock, lambda: 1.0)
+    hosts = [f"127.0.0.{number + 1}:{free_port()}" for number in range(3)]
+    for number in (0, 1, 0, 2):  # so that the second was silent longest ago
+        await ended(database, f"http://{hosts[number]}/")
+        clock.now_ms = ids.now_ms()
+        await once(sender)
+    assert [sender._places((TENANT, host)) for host in hosts] == [1, MAX_OF_RECEIVER, 1]
 
 
 async def test_a_tenant_with_many_dead_receivers_leaves_places_for_others(

@@ -163,7 +163,10 @@ async def _write(context: Any, data: bytes) -> None:
 
 
 def _mark(context: Any) -> Mark | None:
-    """Return how a call is recognised when it comes again: as over REST, or as a gRPC client repeats it by itself."""
+    """Return how a call is recognised when it comes again: by its key, or as a channel's retry policy repeats it.
+
+    A first attempt has no number, and nothing says whether there is a policy; so this alone promises nothing.
+    """
     headers = headers_of(context).mutablecopy()
     headers.setdefault(COUNT_HEADER, headers.get(ATTEMPTS, "0"))
     return mark_of(headers)

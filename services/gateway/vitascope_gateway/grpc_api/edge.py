@@ -18,6 +18,7 @@ from vitascope_common.errors import ErrorKind, InternalError, InvalidRequestErro
 from vitascope_common.grpc_errors import RpcStatus, to_status
 from vitascope_common.grpc_hooks import AroundInterceptor
 from vitascope_gateway import metrics
+from vitascope_gateway.admission import UnknownOutcomeError
 from vitascope_gateway.body import BODY_TIMEOUT_S, EdgeError
 from vitascope_gateway.callers import caller_of
 from vitascope_gateway.edge import RETRY_AFTER_S, request_id_of
@@ -83,7 +84,7 @@ def public_status(error: VitascopeError, request_id: str) -> RpcStatus:
     if error.kind is ErrorKind.INVALID and error.param is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.param, description=message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if error.kind is ErrorKind.UNAVAILABLE:
+    if error.kind is ErrorKind.UNAVAILABLE and not (isinstance(error, UnknownOutcomeError) and not error.is_repeatable):
         details.append(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=RETRY_AFTER_S)))
     status = status_pb2.Status(code=code.value[0], message=message, details=[_packed(one) for one in details])
     return RpcStatus(code, message, (*metadata, (REQUEST_ID, request_id), (DETAILS, status.SerializeToString())))

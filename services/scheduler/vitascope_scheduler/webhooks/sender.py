@@ -101,7 +101,7 @@ class Sender:
         self._clock = clock
         self._draw = draw
         self._running: dict[asyncio.Task[None], Lane] = {}
-        self._silent: set[Lane] = set()  # receivers that did not answer last time
+        self._silent: dict[Lane, None] = {}  # receivers that did not answer last time, the latest last
         self._freed = asyncio.Event()
 
     async def run(self) -> None:
@@ -173,6 +173,13 @@ class Sender:
     def _places(self, lane: Lane) -> int:
         return 1 if lane in self._silent else MAX_OF_RECEIVER
 
+    def _remember_silent(self, lane: Lane) -> None:
+        """Note who did not answer, and forget who was silent longest ago when there are too many."""
+        self._silent.pop(lane, None)
+        self._silent[lane] = None
+        if len(self._silent) > MAX_SILENT:
+            del self._silent[next(iter(self._silent))]
+
     def _start(self, claimed: Claimed) -> None:
         task = asyncio.create_task(self._attempt(claimed))
         self._running[task] = claimed.lane
@@ -235,10 +242,9 @@ class Sender:
                 timeout_s=self._timing.timeout_ms / 1000,
             )
         except (UrlRefusedError, UrlFailedError) as error:
-            if len(self._silent) < MAX_SILENT:
-                self._silent.add(claimed.lane)
+            self._remember_silent(claimed.lane)
             return self._retried(claimed, began_ms, error=error.message)
-        self._silent.discard(claimed.lane)
+        self._silent.pop(claimed.lane, None)
         now_ms = self._clock()
         metrics.ATTEMPT_S.observe((now_ms - began_ms) / 1000)
         if 200 <= answer.status < 300:
@@ -281,7 +287,7 @@ def retry_after(text: str, now_ms: int) -> int:
         return min(int(text[:9]) * 1000, MAX_RETRY_AFTER_MS)
     try:
         at = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # a year of twenty digits
         return 0
     if at.tzinfo is None:
         at = at.replace(tzinfo=UTC)
