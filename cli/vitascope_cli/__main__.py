@@ -70,8 +70,8 @@ def up(
 
     Starts Redis, the services and the webhook sender, and prints one line of JSON on stdout when all are ready:
     `base_url`, `grpc`, `api_key`, `data_dir` and the `pids`. Everything else goes to stderr. A service that dies is
-    started again. Ctrl-C or SIGTERM drains and stops everything within ten seconds; a second Ctrl-C kills at once. Jobs that
-    were not finished go on at the next start on the same folder, from their last checkpoint.
+    started again. Ctrl-C or SIGTERM drains and stops everything within ten seconds; a second Ctrl-C kills at once. Jobs
+    that were not finished go on at the next start on the same folder, from their last checkpoint.
 
     The first API key is in DATA_DIR/api_key; delete that file and start again to replace it. Logs are in DATA_DIR/logs.
     The worker's thread count is fixed at the first start, because a resumed video is bit-identical only under the same

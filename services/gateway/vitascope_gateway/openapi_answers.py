@@ -8,6 +8,8 @@ EXAMPLE_ID = "video_0199c0ffee000123456789abcdef0123"
 TAGS = (
     ("videos", "Make videos, follow them, fetch them."),
     ("models", "What there is to make them with."),
+    ("files", "Files of requests, and what became of them."),
+    ("batches", "Work off a file of requests within a day."),
     ("webhooks", "Be told when videos have ended, signed as the Standard Webhooks are."),
     ("admin", "For operators: the queues. Needs a key with the scope `admin`."),
     ("health", "For whoever runs the gateway. Needs no key."),
