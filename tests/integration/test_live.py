@@ -1,4 +1,4 @@
-"""Many clients that follow one gateway: over its death, and beside a thousand that do not read."""
+"""Many clients that follow one gateway: over its death, beside a thousand that do not read, and on a long history."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ import signal
 import socket
 import statistics
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,10 +43,15 @@ class Around:
 
     def create(self) -> str:
         """Make a video; returns the path and query of its events_url, which is all that a follower knows."""
+        return self.create_both()[0]
+
+    def create_both(self) -> tuple[str, str]:
+        """Make a video; returns the paths and queries of its events_url and its websocket_url."""
         url = f"http://127.0.0.1:{self.options['port']}/v1/videos"
         headers = {"Authorization": f"Bearer {self.key}"}
-        parts = urlsplit(httpx.post(url, json={"prompt": "x"}, headers=headers).json()["events_url"])
-        return f"{parts.path}?{parts.query}"
+        video = httpx.post(url, json={"prompt": "x"}, headers=headers).json()
+        events_url, websocket_url = (urlsplit(video[name]) for name in ("events_url", "websocket_url"))
+        return f"{events_url.path}?{events_url.query}", f"{websocket_url.path}?{websocket_url.query}"
 
     def append(self, target: str, kind: EventType, version: int | None = None, **data: Any) -> str | None:
         return append(self.redis, Event(job_of(target), kind, data, version=version))
@@ -92,6 +98,13 @@ def request(target: str, last_event_id: str = "") -> bytes:
     """Return a request to follow. HTTP/1.0, so that what comes is not chunked."""
     last = f"Last-Event-ID: {last_event_id}\r\n" if last_event_id else ""
     return f"GET {target} HTTP/1.0\r\nHost: x\r\n{last}\r\n".encode()
+
+
+def upgrade(target: str) -> bytes:
+    """Return a request for a WebSocket."""
+    key = b64encode(b"0123456789abcdef").decode()
+    lines = ("Host: x", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
+    return "\r\n".join((f"GET {target} HTTP/1.1", *lines, f"Sec-WebSocket-Key: {key}", "", "")).encode()
 
 
 async def events(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, str]]:
@@ -219,12 +232,72 @@ def test_a_thousand_clients_that_do_not_read_delay_nobody_and_fill_no_memory(aro
         assert client.seen == around.history(target)
 
 
-def ids_left_in(connection: socket.socket) -> list[str]:
-    """Read what a client that did not read has been sent; return the ids of the events that are whole."""
+def test_a_long_history_is_held_neither_for_those_that_do_not_read_nor_by_the_kernel(around: Around) -> None:
+    num_slow, num_events, text = 200, 2000, "x" * 400
+    with around.gateway() as gateway, contextlib.ExitStack() as open_sockets:
+        events_target, websocket_target = around.create_both()
+        around.append(events_target, EventType.QUEUED, 1)
+        for number in range(1, num_events):
+            around.append(events_target, EventType.PROGRESS, step=number, steps=num_events, phase=text)
+        process = psutil.Process(gateway.process.pid)
+        port = around.options["port"]
+
+        async def follow_to_its_end() -> list[str]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=MIB)
+            writer.write(request(events_target))
+            stream = events(reader)
+            seen = [(await anext(stream))["id"] for _ in range(num_events)]
+            writer.close()
+            return seen
+
+        async def live() -> None:
+            async with asyncio.timeout(DEADLINE_S):
+                assert await follow_to_its_end() == around.history(events_target)  # once, so that all is warm
+                before_bytes = most_bytes = process.memory_info().rss
+                slow = []
+                for number in range(num_slow):
+                    one = open_sockets.enter_context(socket.socket())
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                    one.connect(("127.0.0.1", port))
+                    one.sendall(upgrade(websocket_target) if number % 2 else request(events_target))
+                    slow.append(one)
+                spent_s = -1.0
+                while not all(map(has_some, slow)) or sum(process.cpu_times()) - spent_s > 0.01:  # until it can no more
+                    spent_s = sum(process.cpu_times())
+                    await asyncio.sleep(0.2)
+                    most_bytes = max(most_bytes, process.memory_info().rss)
+                begun_s = time.perf_counter()
+                assert await follow_to_its_end() == around.history(events_target)
+                assert time.perf_counter() - begun_s < 10
+                most_bytes = max(most_bytes, process.memory_info().rss)
+                assert most_bytes - before_bytes < 100 * MIB  # with whole histories it would be 2 MB each
+                gateway.process.kill()  # what the kernel has is still sent, what the process has is not
+                for one in slow[:2]:
+                    left = left_in(one)
+                    assert b"progress" in left
+                    assert len(left) < 256 * 1024  # of 1 MiB
+
+        asyncio.run(live())
+
+
+def has_some(connection: socket.socket) -> bool:
+    """Whether something has come that was not read."""
+    with contextlib.suppress(BlockingIOError):
+        return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    return False
+
+
+def left_in(connection: socket.socket) -> bytes:
+    """Read what a client that did not read has been sent."""
     connection.settimeout(DEADLINE_S)
     data = b""
     with contextlib.suppress(ConnectionResetError):
         while chunk := connection.recv(65536):
             data += chunk
-    blocks = data.decode().split("\n\n")[:-1]
+    return data
+
+
+def ids_left_in(connection: socket.socket) -> list[str]:
+    """Read what a client that did not read has been sent; return the ids of the events that are whole."""
+    blocks = left_in(connection).decode().split("\n\n")[:-1]
     return [line[4:] for block in blocks for line in block.splitlines() if line.startswith("id: ")]

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from vitascope_common import redis_clients, rpc
 from vitascope_common.database import Database, migrate
+from vitascope_common.events import StoredEvent
 from vitascope_common.objectstore import ObjectStore, open_store
 from vitascope_common.registry import ModelCard, Registry
 from vitascope_common.testing import free_port, wait_for_redis
@@ -117,7 +118,13 @@ class NoEvents:
     """Histories of jobs that nothing has happened to."""
 
     async def read(self, job_id: str, after: str) -> History:
-        return History([], None, "")
+        return History([], None, has_more=False)
+
+    async def event(self, job_id: str, event_id: str) -> StoredEvent | None:
+        return None
+
+    async def newest_id(self, job_id: str) -> str:
+        return ""
 
     async def ping(self) -> None:
         return None

@@ -15,6 +15,7 @@ import pytest
 
 from vitascope_common import keys
 from vitascope_common.events import Event, EventType, append
+from vitascope_gateway.adapters.events import PAGE
 
 
 def change(outside: Any, statement: str, *values: Any) -> None:
@@ -85,6 +86,30 @@ def test_a_stream_tells_everything_from_the_first_event_to_the_last(outside: Any
             "spritesheet": f"{content}spritesheet",
         },
     }
+
+
+def test_a_history_of_several_pages_goes_on_after_any_event(outside: Any) -> None:
+    job_id = outside.create()
+    state(outside, job_id, EventType.QUEUED, 1)
+    for step in range(1, 2 * PAGE):
+        progress(outside, job_id, step)
+    state(outside, job_id, EventType.COMPLETED, 2)
+    kept = history(outside, job_id)
+    assert len(kept) == 2 * PAGE + 1
+    for num_seen in (0, 1, 10, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE - 1, 2 * PAGE):
+        with follow(outside, job_id, kept[num_seen - 1] if num_seen else "") as stream:
+            assert [event["id"] for event in stream] == kept[num_seen:]
+
+
+def test_pages_of_events_that_only_a_newer_version_knows_are_passed_by_a_snapshot(outside: Any) -> None:
+    job_id = outside.create()
+    first = state(outside, job_id, EventType.QUEUED, 1)
+    for _ in range(PAGE + 1):
+        last = outside.redis.client.xadd(keys.events(job_id), {"type": "of tomorrow", "data": "{}"})
+    with follow(outside, job_id, first or "") as stream:
+        snapshot = next(stream)
+        assert (snapshot["event"], snapshot["id"]) == ("snapshot", last)
+        assert progress(outside, job_id, 1) == next(stream)["id"]
 
 
 def test_the_headers_keep_proxies_from_holding_events_back(outside: Any) -> None:

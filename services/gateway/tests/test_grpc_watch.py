@@ -168,7 +168,13 @@ class Feed:
     async def read(self, job_id: str, after: str) -> History:
         number = int(after.partition("-")[0] or 0)
         at = self.events[number - 1] if number else None
-        return History(self.events[number:], at, self.events[-1].id if self.events else "")
+        return History(self.events[number : number + 64], at, has_more=len(self.events) >= number + 64)
+
+    async def event(self, job_id: str, event_id: str) -> StoredEvent | None:
+        return next((one for one in self.events if one.id == event_id), None)
+
+    async def newest_id(self, job_id: str) -> str:
+        return self.events[-1].id if self.events else ""
 
 
 async def read_all(call: Any, found: list[str]) -> grpc.StatusCode:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from vitascope_common.jobs import TERMINAL_JOB, JobState
 from vitascope_gateway import positions as positions_module
 from vitascope_gateway import sse
 from vitascope_gateway import stream as stream_module
+from vitascope_gateway.connection import SEND_BUFFER_BYTES, Outlet
 from vitascope_gateway.hub import MAX_WAITING_EVENTS, FeedHub, Follower, Signal
 from vitascope_gateway.objects import Urls
 from vitascope_gateway.positions import PositionPoller
@@ -55,19 +57,24 @@ class World:
         self.asked: list[list[str]] = []
         self.fed: asyncio.Queue[StoredEvent | None] = asyncio.Queue()
         self.num_reads = 0
+        self.page = 4
         self.is_live = False
 
     async def read(self, job_id: str, after: str) -> History:
         self.num_reads += 1
         if self.is_redis_away:
             raise UnavailableError
-        newest = self.events[-1].id if self.events else ""
-        if not after:
-            return History(self.events, None, newest)
-        places = [place for place, one in enumerate(self.events) if one.id == after]
-        if not places:
-            return History([], None, newest)
-        return History(self.events[places[0] + 1 :], self.events[places[0]], newest)
+        at = await self.event(job_id, after)
+        if after and at is None:
+            return History([], None, has_more=False)
+        rest = self.events[self.events.index(at) + 1 :] if at else self.events
+        return History(rest[: self.page], at, has_more=len(rest) >= self.page)
+
+    async def event(self, job_id: str, event_id: str) -> StoredEvent | None:
+        return next((one for one in self.events if one.id == event_id), None)
+
+    async def newest_id(self, job_id: str) -> str:
+        return self.events[-1].id if self.events else ""
 
     def parts(self) -> list[frozenset[str]]:
         return [frozenset(keys.feed(shard) for shard in range(keys.NUM_EVENT_SHARDS))]
@@ -287,6 +294,99 @@ async def test_a_gap_is_told_once_sql_can_tell_it_and_nothing_overtakes_that() -
     await frames.aclose()
 
 
+def ids(frames: list[bytes]) -> list[str]:
+    return [frame.decode().splitlines()[0].removeprefix("id: ") for frame in frames]
+
+
+@pytest.mark.parametrize("num", [1, 3, 4, 5, 8, 9, 12])
+@pytest.mark.parametrize("seen", [0, 1, 3, 4, 5, 8])
+async def test_pages_are_the_history_wherever_one_begins_and_it_ends(num: int, seen: int) -> None:
+    world = World()
+    world.events = [event(1, EventType.QUEUED), *(event(number) for number in range(2, num + 1))]
+    world.events.append(event(num + 1, EventType.COMPLETED))
+    frames = world.stream(f"{seen}-0" if 0 < seen <= num else "")
+    rest = [frame async for frame in frames if frame.startswith(b"id: ")]
+    assert ids(rest) == [one.id for one in world.events[seen if seen <= num else 0 :]]
+    assert world.hub.num_followers == 0
+
+
+@pytest.mark.parametrize("num", [3, 4, 5, 8])
+async def test_after_the_last_page_comes_what_is_live(num: int) -> None:
+    world = World()
+    world.events = [event(1, EventType.QUEUED), *(event(number) for number in range(2, num + 1))]
+    async with running(world.hub.run()):
+        await until(lambda: world.is_live)
+        frames = world.stream()
+        await collect(frames, num)
+        assert await anext(frames) == b": heartbeat\n\n"
+        for number in (num, num + 1):
+            world.fed.put_nowait(event(number))
+        assert ids(await collect(frames, 1)) == [f"{num + 1}-0"]
+        await frames.aclose()
+
+
+async def test_what_happens_while_pages_are_read_is_told_once_and_in_order() -> None:
+    world = World()
+    world.events = [event(1, EventType.QUEUED), *(event(number) for number in range(2, 11))]
+    async with running(world.hub.run()):
+        await until(lambda: world.is_live)
+        frames = world.stream()
+        found = await collect(frames, 2)
+        while len(found) < 20:  # two more come for one that is told: pages and feed tell the same ones
+            number = len(world.events) + 1
+            if number <= 20:
+                world.events.append(event(number))
+                world.fed.put_nowait(world.events[-1])
+                await until(world.fed.empty)
+            found += await collect(frames, 1)
+        world.fed.put_nowait(event(21, EventType.COMPLETED))
+        found += [frame async for frame in frames if frame.startswith(b"id: ")]
+    assert ids(found) == [f"{number}-0" for number in range(1, 22)]
+
+
+async def test_a_history_that_is_trimmed_while_it_is_read_goes_on_with_a_snapshot() -> None:
+    world = World()
+    world.events = [event(1, EventType.QUEUED), *(event(number) for number in range(2, 11))]
+    frames = world.stream()
+    await collect(frames, 4)
+    del world.events[:7]
+    (snapshot,) = await collect(frames, 1)
+    assert snapshot.startswith(b"id: 10-0\nevent: snapshot\n")
+    assert await anext(frames) == b": heartbeat\n\n"
+    await frames.aclose()
+
+
+async def test_redis_going_between_two_pages_is_bridged_by_sql_and_then_read_on() -> None:
+    world = World()
+    world.events = [event(1, EventType.QUEUED), *(event(number) for number in range(2, 7))]
+    frames = world.stream()
+    await collect(frames, 4)
+    world.is_redis_away = True
+    assert names(await collect(frames, 2)) == ["snapshot", "snapshot"]
+    world.is_redis_away = False
+    async with asyncio.timeout(5):
+        while (frame := await anext(frames)).startswith(b"event: snapshot"):
+            pass
+    assert ids([frame, *await collect(frames, 1)]) == ["5-0", "6-0"]
+    await frames.aclose()
+
+
+@pytest.mark.parametrize("last_event_id", ["", "1-0"])
+async def test_a_page_of_what_nobody_here_knows_is_a_gap(last_event_id: str) -> None:
+    world = World()
+    world.events = [event(1, EventType.QUEUED), event(9)]
+
+    async def read(job_id: str, after: str) -> History:
+        return History([], world.events[0] if after else None, has_more=True)
+
+    world.read = read  # type: ignore[method-assign]
+    frames = world.stream(last_event_id)
+    (snapshot,) = await collect(frames, 1)
+    assert snapshot.startswith(b"id: 9-0\nevent: snapshot\n")
+    assert await anext(frames) == b": heartbeat\n\n"
+    await frames.aclose()
+
+
 async def test_a_full_follower_is_closed_and_its_neighbour_is_not() -> None:
     follower, other = Follower(JOB), Follower(JOB)
     for number in range(MAX_WAITING_EVENTS + 1):
@@ -441,3 +541,22 @@ async def test_one_question_covers_all_that_are_silent_and_a_failure_reaches_eac
     failed = await asyncio.gather(silences.is_open("away"), silences.is_open("b"), return_exceptions=True)
     assert [type(one) for one in failed] == [UnavailableError] * 2
     assert await silences.is_open("b")
+
+
+async def test_the_kernel_keeps_little_of_a_stream() -> None:
+    loop = asyncio.get_running_loop()
+    accepted: asyncio.Future[asyncio.Transport] = loop.create_future()
+
+    class Server(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            Outlet(transport, set(), is_chunked=False)
+            accepted.set_result(transport)
+
+    async with await loop.create_server(Server, "127.0.0.1", 0) as server:
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        transport = await accepted
+        kept_bytes = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        assert kept_bytes <= 2 * SEND_BUFFER_BYTES  # by itself it would be megabytes on loopback
+        transport.abort()
+        writer.close()

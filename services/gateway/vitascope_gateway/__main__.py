@@ -40,7 +40,6 @@ from vitascope_gateway.stream import SEND_TIMEOUT_S
 from vitascope_gateway.webhooks import Webhooks
 
 DRAIN_S = 4
-SEND_BUFFER_BYTES = 64 * 1024
 
 _log = structlog.stdlib.get_logger("vitascope.gateway")
 
@@ -131,9 +130,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         timeout_graceful_shutdown=DRAIN_S,
     )
     listener = serving.listen(settings.host, settings.port)
-    if hasattr(
-        socket, "TCP_USER_TIMEOUT"
-    ):  # of every connection: one that takes nothing is reset, whatever waits in it
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it: one that takes nothing is reset
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_TIMEOUT_S * 1000))
     address = "{}:{}".format(*listener.getsockname())
     video_api = VideoApi(gateway, creation, store, Following(gateway, store, hub, events, places))
@@ -187,13 +184,6 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         await redis.aclose()
         await blocking.aclose()
         await database.close()
-
-
-def _bound(listener: socket.socket) -> None:
-    """Let no connection keep more than this for a client that does not read; one that takes nothing is reset."""
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: also when nobody writes, and when the connection is closing
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_TIMEOUT_S * 1000))
 
 
 def main() -> int:

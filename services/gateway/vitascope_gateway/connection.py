@@ -6,9 +6,11 @@ is sent; the request then ends, and with it its tasks, its span and all that the
 
 import asyncio
 import contextvars
+import socket
 from collections.abc import Coroutine
 from typing import Any
 
+import h11
 import structlog
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -18,6 +20,8 @@ from vitascope_gateway.stream import SEND_TIMEOUT_S
 HAND_OVER = "vitascope.hand_over"
 HIGH_WATER_BYTES = 16 * 1024
 """What waits for a slow client beyond the kernel's buffers, besides one write."""
+SEND_BUFFER_BYTES = 64 * 1024
+"""What the kernel keeps for a slow client; Linux counts its own overhead, and doubles it for that."""
 
 _log = structlog.stdlib.get_logger("vitascope.gateway")
 
@@ -39,6 +43,7 @@ class Outlet(asyncio.Protocol):
             connections.add(self)
             transport.set_protocol(self)
             transport.set_write_buffer_limits(HIGH_WATER_BYTES)
+            _bound(transport)
             transport.resume_reading()  # so that we hear when the client goes
 
     @property
@@ -108,9 +113,19 @@ class Http(H11Protocol):
         scope["extensions"] = {HAND_OVER: self._hand_over}
         await self._inner(scope, receive, send)
 
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Hand the connection over to a WebSocket."""
+        _bound(self.transport)
+        super().handle_websocket_upgrade(event)
+
     def _hand_over(self) -> Outlet:
         """Give the connection away. The head of the answer must be sent, with `Connection: close`."""
         self.connections.discard(self)
         self.cycle.disconnected = True  # for uvicorn: nobody misses the rest of the answer, nothing is to be closed
         self.app = self._inner
         return Outlet(self.transport, self.connections, is_chunked=self.scope["http_version"] == "1.1")
+
+
+def _bound(transport: asyncio.Transport) -> None:
+    """Let the kernel keep no more than a stream needs. Only of streams: it would slow down what is large and far."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)

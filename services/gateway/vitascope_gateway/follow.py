@@ -109,7 +109,7 @@ class Following:
 
     async def _was_the_last(self, job_id: str, last_id: str) -> bool:
         try:
-            at = (await self._histories.read(job_id, last_id)).at
+            at = await self._histories.event(job_id, last_id)
         except UnavailableError:
             return False
         return at is not None and at.type in TERMINAL_EVENTS

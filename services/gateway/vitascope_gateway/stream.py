@@ -33,17 +33,27 @@ WAITING_EVENTS = frozenset({EventType.QUEUED, EventType.PREEMPTED})
 
 @dataclass(frozen=True)
 class History:
-    """What Redis holds of one job after some event."""
+    """A page of what Redis holds of one job after some event."""
 
     events: Sequence[StoredEvent]
     at: StoredEvent | None  # that event itself; None: no longer held
-    newest_id: str  # of the whole history; "" when there is none
+    has_more: bool  # after this page; then nothing in `events` means that all of it is unknown here
 
 
 class Histories(Protocol):
     """The history of every job. Raises UnavailableError when Redis is away."""
 
-    async def read(self, job_id: str, after: str) -> History: ...
+    async def read(self, job_id: str, after: str) -> History:
+        """Return the first page after one event, "" for the beginning: whoever reads on holds no more than that."""
+        ...
+
+    async def event(self, job_id: str, event_id: str) -> StoredEvent | None:
+        """Return one event if it is still held."""
+        ...
+
+    async def newest_id(self, job_id: str) -> str:
+        """Return the id of the last event; "" when there is none."""
+        ...
 
 
 class Places(Protocol):
@@ -88,6 +98,7 @@ class JobStream:
         self._is_open = is_open
         self._urls = urls
         self._is_behind = True
+        self._is_stuck = False  # behind, and nobody can tell what is missed
         self._is_over = False
         self._take: Callable[[Told], bool] | None = None
         self._has_told = False
@@ -107,7 +118,7 @@ class JobStream:
                     batch = await (self._catch_up() if was_behind else self._wait(follower, self._patience_s()))
                     if batch:
                         yield batch
-                    if was_behind and self._is_behind and not self._is_over:  # Redis is away
+                    if was_behind and self._is_stuck and not self._is_over:
                         batch = await self._wait(follower, AWAY_S)
                         if batch:
                             yield batch
@@ -143,18 +154,20 @@ class JobStream:
         return batch
 
     async def _catch_up(self) -> list[Told | Pause]:
-        """Tell what the client has missed, from Redis if it is there, from SQL if not."""
+        """Tell a page of what the client has missed, from Redis if it is there, from SQL if not."""
         try:
             history = await self._histories.read(self._job_id, self._last_id)
+            newest_id = await self._histories.newest_id(self._job_id) if self._is_gap(history) else None
         except UnavailableError:
+            self._is_stuck = True
             return await self._snapshot("") or [Pause.WAITING]
-        if self._is_gap(history):
-            batch = await self._snapshot(history.newest_id)
+        if newest_id is not None:
+            batch = await self._snapshot(newest_id)
             if batch:
-                self._set_last_id(history.newest_id)  # also when it is "": then all that comes is new
-            self._is_behind = not batch
+                self._set_last_id(newest_id)  # also when it is "": then all that comes is new
+            self._is_behind = self._is_stuck = not batch
             return batch or [Pause.WAITING]
-        self._is_behind = False
+        self._is_behind, self._is_stuck = history.has_more, False
         if history.at is not None:
             self._is_waiting = history.at.type in WAITING_EVENTS
         if not self._last_id and not history.events and self._is_finished_in_sql:
@@ -163,6 +176,8 @@ class JobStream:
 
     def _is_gap(self, history: History) -> bool:
         """Whether events that this client has not seen are no longer held: its last one is gone, or the very first."""
+        if not history.events and history.has_more:
+            return True
         if self._last_id:
             return history.at is None
         if not history.events:

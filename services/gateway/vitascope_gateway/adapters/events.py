@@ -15,6 +15,8 @@ from vitascope_gateway.stream import History
 
 BLOCK_MS = 5000
 BATCH = 500
+PAGE = 64
+"""Events of a history that are read at once, for each follower that catches up: one that does not read holds them."""
 
 _STREAM_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
 
@@ -34,19 +36,32 @@ class RedisEvents:
             await self._redis.ping()
 
     async def read(self, job_id: str, after: str) -> History:
-        """Return the events after one id, and that one's event if it is still held."""
-        key = keys.events(job_id)
-        entries: Any = []
+        """Return the page after one event, and that event if it is still held."""
+        if after and not _STREAM_ID.fullmatch(after):
+            return History([], None, has_more=False)
+        count = PAGE + 1 if after else PAGE  # both in one read: nothing is trimmed in between
         async with _translated():
-            if not after or _STREAM_ID.fullmatch(after):
-                entries = await self._redis.xrange(key, min=after or "-")
-            found = _events(job_id, entries)
-            if not after:
-                return History(found, None, found[-1].id if found else "")
-            if found and found[0].id == after:
-                return History(found[1:], found[0], found[-1].id)
-            newest: Any = await self._redis.xrevrange(key, count=1)
-        return History([], None, newest[0][0] if newest else "")
+            entries: Any = await self._redis.xrange(keys.events(job_id), min=after or "-", count=count)
+        found, has_more = _events(job_id, entries), len(entries) == count
+        if not after:
+            return History(found, None, has_more)
+        if found and found[0].id == after:
+            return History(found[1:], found[0], has_more)
+        return History([], None, has_more=False)
+
+    async def event(self, job_id: str, event_id: str) -> StoredEvent | None:
+        """Return one event if it is still held."""
+        if not _STREAM_ID.fullmatch(event_id):
+            return None
+        async with _translated():
+            entries: Any = await self._redis.xrange(keys.events(job_id), min=event_id, max=event_id)
+        return next((one for one in _events(job_id, entries) if one.id == event_id), None)
+
+    async def newest_id(self, job_id: str) -> str:
+        """Return the id of a job's last event; "" when there is none."""
+        async with _translated():
+            newest: Any = await self._redis.xrevrange(keys.events(job_id), count=1)
+        return newest[0][0] if newest else ""
 
     def parts(self) -> Sequence[frozenset[str]]:
         """Put all feeds into one read; in a Cluster, where a read must keep to one hash slot, each into its own."""
