@@ -75,7 +75,7 @@ ERRORS: Mapping[str, Mapping[str, Any]] = {
     },
     "404": {
         "not there": _error("There is no video with this id.", _INVALID, "not_found", "video_id"),
-        "no file yet": _error("The video is not ready yet; its status is denoising.", _INVALID, "video_not_ready"),
+        "no file yet": _error("The video is still being made: denoising.", _INVALID, "video_not_ready"),
     },
     "408": {"too slow": _error("The body did not arrive within 30 s.", _INVALID, "body_too_slow")},
     "409": {
@@ -98,6 +98,9 @@ ERRORS: Mapping[str, Mapping[str, Any]] = {
         "a key twice": _error(
             "This Idempotency-Key was used with another request.", _INVALID, "idempotency_key_reuse", "idempotency-key"
         ),
+    },
+    "429": {
+        "too many": _error("20 of your batches are under way; wait for one.", "rate_limit_error", "quota_exceeded"),
     },
     "451": {
         "withheld": _error("This video was withheld by the safety check.", "permission_error", "output_blocked"),
