@@ -16,7 +16,7 @@ def test_the_javascript_sdk(stack: Stack) -> None:
     environ = os.environ | {"VITASCOPE_BASE_URL": stack.base_url, "VITASCOPE_API_KEY": stack.api_key}
     subprocess.run(["npm", "run", "--silent", "build"], cwd=SDK, check=True, timeout=120)  # needs `npm ci` before
     ran = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", "tests/stack.mjs"],
+        ["node", "--test", "--test-force-exit", "--test-reporter=spec", "tests/stack.mjs"],
         cwd=SDK,
         env=environ,
         capture_output=True,
