@@ -21,7 +21,7 @@ PACKAGES := libs/common/vitascope_common libs/models/vitascope_models services/g
   trainer/vitascope_trainer
 UNIT := libs services sdk/python cli trainer
 
-.PHONY: help install demo up test check lint types unit contracts format proto sdk bench simulate chaos eval-model test-clients \
+.PHONY: help install demo up test check lint types unit contracts format proto sdk bench simulate chaos eval-model test-clients slow \
   js system-deps clean
 
 help:  ## list the targets
@@ -86,6 +86,9 @@ simulate: $(STAMP)  ## the control plane on a simulated clock with faults; SEEDS
 
 chaos: $(STAMP)  ## kill, wipe, freeze and corrupt the running stack in every phase; CHAOS_SEED=… repeats a run
 	@$(PYTHON) -m pytest tests/chaos -m "slow or not slow" $(if $(CHAOS_SEED),--chaos-seed $(CHAOS_SEED))
+
+slow: $(STAMP)  ## what CI has no time for: crowds of followers, the examples, long searches
+	$(PYTHON) -m pytest -n 2 --dist loadgroup -m slow $(UNIT) tests/integration tests/e2e
 
 eval-model: $(STAMP)  ## score the built-in model on unseen prompts into docs/model.md; MODEL=… another, into out/evaluation; ARGS="--help" lists options
 	@$(PYTHON) -m vitascope_trainer.evaluation $(or $(MODEL),models/vita-mini-6 --out docs) $(ARGS)

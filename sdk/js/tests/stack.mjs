@@ -119,14 +119,16 @@ test("a stream whose connection is cut again and again has no gap and no duplica
   const video = await shaky.videos.create({ prompt: PROMPT, input_reference: new Blob([picture]) });
   const seen = [];
   let numCuts = 0;
+  let cutAt = 0; // connections so far; what is read after a cut may have been on its way before it
   for await (const event of shaky.videos.stream(video.id)) {
     if (event.id !== null) seen.push(event.id);
-    if (event.id !== null && seen.length % 4 === 0) {
+    if (event.id !== null && seen.length % 4 === 0 && proxy.numConnections() > cutAt) {
+      cutAt = proxy.numConnections();
       proxy.cut();
       numCuts++;
     }
   }
-  assert.ok(numCuts >= 3, `${numCuts} cuts`);
+  assert.ok(numCuts >= 2, `${numCuts} cuts`);
   assert.ok(proxy.numConnections() > numCuts);
   const all = [];
   for await (const event of client.videos.stream(video.id, { lastEventId: "0" })) all.push(event.id);
