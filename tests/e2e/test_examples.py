@@ -19,6 +19,7 @@ def test_every_example_is_run() -> None:
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == {*SAVED, *elsewhere}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAVED)
 def test_an_example_runs(stack: Stack, tmp_path: Path, name: str) -> None:
     first_line = (ROOT / "examples" / name).read_text().partition("\n")[0]

@@ -92,6 +92,7 @@ def test_content_redirects_to_delivery_which_serves_ranges(stack: Stack, finishe
     assert httpx.get(url.replace(finished, another)).status_code in (401, 403)
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_video(stack: Stack, finished: str) -> None:
     twin = stack.client.videos.create(prompt=PROMPT, seed=1)
     stack.client.videos.wait(twin.id)

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import pytest
+
 from tests.conftest import PROMPT, Stack, wait_for
 from vitascope_client import Event, Video
 
@@ -52,6 +54,7 @@ def test_who_waits_hears_where_it_stands_and_operators_see_why(stack: Stack) -> 
     assert "queued" not in rest[rest.index("started") :]
 
 
+@pytest.mark.slow
 def test_a_drained_pool_makes_way_and_then_goes_on_in_order_as_if_undisturbed(stack: Stack) -> None:
     client = stack.client
     running = client.videos.create(prompt=PROMPT, seed=7, num_inference_steps=STEPS)

@@ -150,6 +150,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_five_hundred_followers_miss_nothing_when_the_gateway_is_killed(around: Around) -> None:
     num_jobs, num_followers, num_steps = 10, 500, 60
     with around.gateway() as first:
@@ -186,6 +187,7 @@ def test_five_hundred_followers_miss_nothing_when_the_gateway_is_killed(around: 
     assert all(client.num_connections > 1 for client in clients)  # each has been cut off
 
 
+@pytest.mark.slow
 def test_a_thousand_clients_that_do_not_read_delay_nobody_and_fill_no_memory(around: Around) -> None:
     num_slow, num_events, text = 1000, 800, "x" * 8192
     with around.gateway() as gateway, contextlib.ExitStack() as open_sockets:
@@ -232,6 +234,7 @@ def test_a_thousand_clients_that_do_not_read_delay_nobody_and_fill_no_memory(aro
         assert client.seen == around.history(target)
 
 
+@pytest.mark.slow
 def test_a_long_history_is_held_neither_for_those_that_do_not_read_nor_by_the_kernel(around: Around) -> None:
     num_slow, num_events, text = 200, 2000, "x" * 400
     with around.gateway() as gateway, contextlib.ExitStack() as open_sockets:

@@ -34,16 +34,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_32_held_out_prompts_come_out_right() -> None:
     least = {"colour": 0.95, "background": 0.95, "motion": 0.95, "shape": 0.85, "count": 0.9, "all four": 0.84}
     assert gate(FOLDER, least, num_frames=17, num_steps=NUM_STEPS) == {}
 
 
+@pytest.mark.slow
 def test_what_is_small_and_moves_over_a_pattern_keeps_its_shape() -> None:
     least = {"colour": 0.9, "background": 0.9, "motion": 0.9, "shape": 0.8, "count": 0.9, "all four": 0.75}
     assert gate(FOLDER, least, "small", count=10, num_frames=17, num_steps=NUM_STEPS) == {}
 
 
+@pytest.mark.slow
 def test_two_objects_are_told_apart() -> None:
     least = {"colour": 0.9, "background": 0.9, "count": 0.8, "relation": 0.8, "binding": 0.6}
     assert gate(FOLDER, least, "pairs", count=10, num_frames=17, num_steps=NUM_STEPS) == {}
@@ -70,6 +73,7 @@ def test_the_demo_shows_exactly_what_its_prompt_says() -> None:
     assert np.mean([each.things[0].shape_steadiness for each in readings]) > 0.6, readings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["first frame", "beginning"])
 def test_what_is_given_is_continued(way: str) -> None:
     settings = settings_of(load_model(FOLDER).card, num_frames=17, num_steps=NUM_STEPS)

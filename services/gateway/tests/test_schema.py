@@ -57,7 +57,7 @@ SETTINGS = hypothesis.settings(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=50,
+    max_examples=25,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],
 )
@@ -141,9 +141,7 @@ def test_what_one_answer_says_leads_to_the_next(options: dict[str, Any]) -> None
         def validate_response(self, response: Any, case: Any, **_: Any) -> None:
             case.validate_response(response, checks=CHECKS, transport_kwargs=options)
 
-    Visitor.run(
-        settings=hypothesis.settings(SETTINGS, phases=[Phase.generate], stateful_step_count=8, max_examples=100)
-    )
+    Visitor.run(settings=hypothesis.settings(SETTINGS, phases=[Phase.generate], stateful_step_count=8, max_examples=50))
 
 
 def operations() -> Iterator[tuple[str, dict[str, Any]]]:

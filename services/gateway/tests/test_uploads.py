@@ -109,7 +109,13 @@ def test_a_file_that_is_no_clip_is_refused(inside: Any, way: str, data: bytes, s
 def test_a_clip_of_a_wrong_length_is_refused(inside: Any, folder: Path) -> None:
     for way, data, param, said, fields in (
         ("edits", clip(folder, 1), "seconds", "The video has 8 frames at 8 per second; 2 seconds of tiny have 17", {}),
-        ("edits", clip(folder, 3), "seconds", "The video has 24 frames at 8 per second; 4 seconds of tiny have 33", {"seconds": "4"}),
+        (
+            "edits",
+            clip(folder, 3),
+            "seconds",
+            "The video has 24 frames at 8 per second; 4 seconds of tiny have 33",
+            {"seconds": "4"},
+        ),
         ("extensions", clip(folder, 121, 1, "16x16"), "video", "at most 120 s are allowed", {}),
         ("extensions", clip(folder, 119.5, 2, "16x16"), "video", "more than 120 seconds", {}),
     ):

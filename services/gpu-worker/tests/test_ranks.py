@@ -242,6 +242,7 @@ def test_two_ranks_make_the_clip_of_one_and_outlive_the_loss_of_rank_1(rig, wait
     assert any(beat.is_draining for beat in rig.scheduler.heartbeats if beat.worker_id == worker_id)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # torch is imported three times
 def test_two_ranks_yield_at_once_and_drain_together(rig, wait_until):
     process = rig.process(torchrun=True, num_ranks=2, VITASCOPE_GPU_WORKER_CHECKPOINT_STEPS="5")
