@@ -7,10 +7,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vitascope_common.database import Database
-from vitascope_common.errors import InvalidRequestError, QuotaExceededError
+from vitascope_common.errors import QuotaExceededError
 from vitascope_common.jobs import JobState
 from vitascope_common.tables import batch_lines, batches, jobs, tenants
 from vitascope_gateway.adapters.files import show
+from vitascope_gateway.adapters.paging import page_of
 from vitascope_gateway.batch_lines import EXPIRED
 from vitascope_gateway.batches import CAN_BE_CANCELLED, Batch, BatchState, Counts, End, Line, LineState
 from vitascope_gateway.idempotency import Repeatable, bind, peek
@@ -64,18 +65,10 @@ class SqlBatches:
 
     async def page(self, tenant_id: str, after: str | None, limit: int) -> tuple[Sequence[Batch], bool]:
         """Return a page, newest first, and whether more follow."""
-        query = sa.select(batches).where(_ROW.tenant_id == tenant_id).limit(limit + 1)
-        async with self._database.read() as connection:
-            if after is not None:
-                cursor = sa.select(_ROW.created_at_ms).where(_ROW.batch_id == after, _ROW.tenant_id == tenant_id)
-                created_at_ms = (await connection.execute(cursor)).scalar_one_or_none()
-                if created_at_ms is None:
-                    raise InvalidRequestError("after must be the id of one of your batches.", param="after")
-                place = sa.tuple_(_ROW.created_at_ms, _ROW.batch_id)
-                query = query.where(place < sa.tuple_(sa.literal(created_at_ms), sa.literal(after)))
-            query = query.order_by(_ROW.created_at_ms.desc(), _ROW.batch_id.desc())
-            rows = (await connection.execute(query)).mappings().all()
-        return [_batch(row) for row in rows[:limit]], len(rows) > limit
+        query = sa.select(batches).where(_ROW.tenant_id == tenant_id)
+        cursor = sa.select(_ROW.created_at_ms).where(_ROW.batch_id == after, _ROW.tenant_id == tenant_id)
+        rows, has_more = await page_of(self._database, query, cursor, _ROW.batch_id, after, limit, "batches")
+        return [_batch(row) for row in rows], has_more
 
     async def cancel(self, tenant_id: str, batch_id: str, now_ms: int) -> bool:
         """Let no more be made of a batch. False: there is none that can be cancelled."""

@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vitascope_common.database import Database
-from vitascope_common.errors import InvalidRequestError
 from vitascope_common.tables import batches, files
+from vitascope_gateway.adapters.paging import page_of
 from vitascope_gateway.files import File, gone_while_stored
 
 _ROW = files.c
@@ -70,22 +70,14 @@ class SqlFiles:
         self, tenant_id: str, purpose: str | None, after: str | None, limit: int, is_ascending: bool, now_ms: int
     ) -> tuple[Sequence[File], bool]:
         """Return a page by creation, and whether more follow."""
-        query = sa.select(*_COLUMNS).where(*_is_seen(tenant_id, now_ms)).limit(limit + 1)
+        query = sa.select(*_COLUMNS).where(*_is_seen(tenant_id, now_ms))
         if purpose is not None:
             query = query.where(_ROW.purpose == purpose)
-        place = sa.tuple_(_ROW.created_at_ms, _ROW.file_id)
-        async with self._database.read() as connection:
-            if after is not None:
-                cursor = sa.select(_ROW.created_at_ms).where(_ROW.file_id == after, _ROW.tenant_id == tenant_id)
-                created_at_ms = (await connection.execute(cursor)).scalar_one_or_none()
-                if created_at_ms is None:
-                    raise InvalidRequestError("after must be the id of one of your files.", param="after")
-                start = sa.tuple_(sa.literal(created_at_ms), sa.literal(after))
-                query = query.where(place > start if is_ascending else place < start)
-            order = [_ROW.created_at_ms, _ROW.file_id]
-            query = query.order_by(*(order if is_ascending else [one.desc() for one in order]))
-            rows = (await connection.execute(query)).mappings().all()
-        return [File(**row) for row in rows[:limit]], len(rows) > limit
+        cursor = sa.select(_ROW.created_at_ms).where(_ROW.file_id == after, _ROW.tenant_id == tenant_id)
+        rows, has_more = await page_of(
+            self._database, query, cursor, _ROW.file_id, after, limit, "files", is_ascending=is_ascending
+        )
+        return [File(**row) for row in rows], has_more
 
     async def hide(self, tenant_id: str, file_id: str, now_ms: int) -> bool:
         """Hide a file, so that it may be swept. False: there is none."""

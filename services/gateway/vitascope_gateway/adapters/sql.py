@@ -7,10 +7,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from vitascope_common.database import Database
-from vitascope_common.errors import InvalidRequestError
 from vitascope_common.jobs import GENERATE, TERMINAL_JOB, Artifact, JobState
 from vitascope_common.tables import api_keys, jobs, tasks, tenants
 from vitascope_gateway import admission
+from vitascope_gateway.adapters.paging import page_of
 from vitascope_gateway.hook import Hook
 from vitascope_gateway.idempotency import Repeatable, bind, peek
 from vitascope_gateway.request import SERVICE_CLASSES
@@ -109,22 +109,12 @@ class SqlStore:
         self, tenant_id: str, after: str | None, limit: int, is_ascending: bool
     ) -> tuple[Sequence[JobRecord], bool]:
         """Return a page by creation, and whether more follow. A deleted video still serves as `after`."""
-        place = sa.tuple_(jobs.c.created_at_ms, jobs.c.job_id)
-        query = _JOBS.where(jobs.c.tenant_id == tenant_id, jobs.c.deleted_at_ms.is_(None)).limit(limit + 1)
-        async with self._database.read() as connection:
-            if after is not None:
-                cursor = sa.select(jobs.c.created_at_ms).where(jobs.c.job_id == after, jobs.c.tenant_id == tenant_id)
-                created_at_ms = (await connection.execute(cursor)).scalar_one_or_none()
-                if created_at_ms is None:
-                    raise InvalidRequestError("after must be the id of one of your videos.", param="after")
-                start = sa.tuple_(sa.literal(created_at_ms), sa.literal(after))
-                query = query.where(place > start if is_ascending else place < start)
-            if is_ascending:
-                query = query.order_by(jobs.c.created_at_ms, jobs.c.job_id)
-            else:
-                query = query.order_by(jobs.c.created_at_ms.desc(), jobs.c.job_id.desc())
-            rows = (await connection.execute(query)).mappings().all()
-        return [_record(row) for row in rows[:limit]], len(rows) > limit
+        query = _JOBS.where(jobs.c.tenant_id == tenant_id, jobs.c.deleted_at_ms.is_(None))
+        cursor = sa.select(jobs.c.created_at_ms).where(jobs.c.job_id == after, jobs.c.tenant_id == tenant_id)
+        rows, has_more = await page_of(
+            self._database, query, cursor, jobs.c.job_id, after, limit, "videos", is_ascending=is_ascending
+        )
+        return [_record(row) for row in rows], has_more
 
     async def published(self, job_id: str) -> Sequence[Artifact]:
         """Return the files of a finished job."""

@@ -8,9 +8,10 @@ import sqlalchemy as sa
 
 from vitascope_common import webhooks
 from vitascope_common.database import Database
-from vitascope_common.errors import ConflictError, InvalidRequestError
+from vitascope_common.errors import ConflictError
 from vitascope_common.tables import webhook_deliveries, webhook_endpoints, webhook_tenants
 from vitascope_common.webhooks import SigningSecret
+from vitascope_gateway.adapters.paging import page_of
 from vitascope_gateway.admission import keep_webhook_secret
 from vitascope_gateway.webhooks import Delivery, Endpoint, TooManyEndpointsError
 
@@ -59,7 +60,9 @@ class SqlWebhooks:
         """Return a page, newest first."""
         query = sa.select(webhook_endpoints).where(_ENDPOINT.tenant_id == tenant_id)
         cursor = sa.select(_ENDPOINT.created_at_ms).where(_is_endpoint(tenant_id, after or ""))
-        rows, has_more = await self._page(query, cursor, _ENDPOINT.endpoint_id, after, limit, "webhook endpoints")
+        rows, has_more = await page_of(
+            self._database, query, cursor, _ENDPOINT.endpoint_id, after, limit, "webhook endpoints"
+        )
         return [_endpoint(row) for row in rows], has_more
 
     async def change(
@@ -137,7 +140,9 @@ class SqlWebhooks:
             if value is not None:
                 query = query.where(_DELIVERY[name] == value)
         cursor = sa.select(_DELIVERY.created_at_ms).where(_is_delivery(tenant_id, after or ""))
-        rows, has_more = await self._page(query, cursor, _DELIVERY.delivery_id, after, limit, "webhook deliveries")
+        rows, has_more = await page_of(
+            self._database, query, cursor, _DELIVERY.delivery_id, after, limit, "webhook deliveries"
+        )
         return [Delivery(**row) for row in rows], has_more
 
     async def replay(self, tenant_id: str, delivery_id: str, new_id: str, now_ms: int) -> Delivery | None:
@@ -181,29 +186,6 @@ class SqlWebhooks:
         async with self._database.transaction() as connection:
             row = (await connection.execute(update)).mappings().one_or_none()
         return None if row is None else _endpoint(row)
-
-    async def _page(
-        self,
-        query: sa.Select[Any],
-        cursor: sa.Select[Any],
-        row_id: sa.ColumnElement[str],
-        after: str | None,
-        limit: int,
-        what: str,
-    ) -> tuple[Sequence[Any], bool]:
-        """Return the rows that come after the one that `cursor` dates, newest first, and whether more follow."""
-        created_at_ms = query.selected_columns["created_at_ms"]
-        async with self._database.read() as connection:
-            if after is not None:
-                last_at_ms = (await connection.execute(cursor)).scalar_one_or_none()
-                if last_at_ms is None:
-                    raise InvalidRequestError(f"after must be the id of one of your {what}.", param="after")
-                query = query.where(
-                    sa.tuple_(created_at_ms, row_id) < sa.tuple_(sa.literal(last_at_ms), sa.literal(after))
-                )
-            query = query.order_by(created_at_ms.desc(), row_id.desc()).limit(limit + 1)
-            rows = (await connection.execute(query)).mappings().all()
-        return rows[:limit], len(rows) > limit
 
 
 def _is_endpoint(tenant_id: str, endpoint_id: str) -> sa.ColumnElement[bool]:
