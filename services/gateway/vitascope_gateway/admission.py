@@ -6,11 +6,10 @@ from hashlib import sha256
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vitascope_common import ids, webhooks
-from vitascope_common.database import Database
+from vitascope_common.database import Database, upsert_into
 from vitascope_common.errors import ConflictError, UnavailableError
 from vitascope_common.events import EventType
 from vitascope_common.jobs import (
@@ -178,8 +177,9 @@ async def _write(connection: AsyncConnection, job: NewJob, ratios: Mapping[str, 
 
 async def keep_webhook_secret(connection: AsyncConnection, tenant_id: str, now_ms: int) -> None:
     """Make the secret that signs for the URLs of a tenant's requests, unless there is one."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    new = insert(webhook_tenants).values(tenant_id=tenant_id, secret=webhooks.new_secret(), created_at_ms=now_ms)
+    new = upsert_into(connection, webhook_tenants).values(
+        tenant_id=tenant_id, secret=webhooks.new_secret(), created_at_ms=now_ms
+    )
     await connection.execute(new.on_conflict_do_nothing())
 
 

@@ -19,12 +19,11 @@ from typing import Any
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.datastructures import Headers
 
 from vitascope_common import ids
-from vitascope_common.database import Database
+from vitascope_common.database import Database, upsert_into
 from vitascope_common.errors import InvalidRequestError
 from vitascope_common.tables import idempotency_keys
 from vitascope_gateway.body import EdgeError
@@ -172,8 +171,7 @@ async def bind(connection: AsyncConnection, request: Repeatable, job_id: str | N
     Without a job of its own it is counted among the tries of a call, if it is one. The row is held until the
     transaction ends: requests with the same key take turns. Raises: EdgeError: as `peek`.
     """
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    new = insert(idempotency_keys).values(
+    new = upsert_into(connection, idempotency_keys).values(
         tenant_id=request.tenant_id,
         key=request.key,
         body_sha256=request.body_sha256,

@@ -5,9 +5,9 @@ its size. The first runs count as in a plain mean, so that a wrong card is corre
 """
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from vitascope_common.database import upsert_into
 from vitascope_common.tables import cost_ratios
 from vitascope_scheduler.tasks import TaskRow
 
@@ -26,7 +26,6 @@ async def learn(connection: AsyncConnection, done: TaskRow, now_ms: int) -> None
     if done.attempt != 1 or not model or estimate_s <= 0 or done.actual_s <= 0:
         return
     observed = min(MAX_RATIO, max(MIN_RATIO, done.actual_s / estimate_s))
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     weight = sa.case(
         (cost_ratios.c.num_runs < NUM_FIRST, sa.literal(1.0, sa.Float) / (cost_ratios.c.num_runs + 1)),
         else_=sa.literal(ALPHA),
@@ -35,7 +34,7 @@ async def learn(connection: AsyncConnection, done: TaskRow, now_ms: int) -> None
     first = {"pool": done.pool, "model": model, "ratio": observed, "estimate_s": estimate_s}
     first |= {"num_runs": 1, "updated_at_ms": now_ms}
     await connection.execute(
-        insert(cost_ratios)
+        upsert_into(connection, cost_ratios)
         .values(first)
         .on_conflict_do_update(
             index_elements=[cost_ratios.c.pool, cost_ratios.c.model],

@@ -9,11 +9,10 @@ from typing import Any
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vitascope_common import ids, tables
-from vitascope_common.database import Database
+from vitascope_common.database import Database, upsert_into
 from vitascope_common.errors import NotFoundError
 from vitascope_common.events import EventType
 from vitascope_common.executor import Action
@@ -214,8 +213,7 @@ class JobManager:
             if not is_draining:
                 await connection.execute(sa.delete(drains).where(is_meant))
                 return
-            insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-            await connection.execute(insert(drains).values(values).on_conflict_do_nothing())
+            await connection.execute(upsert_into(connection, drains).values(values).on_conflict_do_nothing())
 
     async def _job_of(self, connection: AsyncConnection, job_id: str, tenant_id: str) -> JobRow:
         job = await sql.lock_job(connection, job_id)
