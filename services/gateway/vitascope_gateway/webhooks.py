@@ -19,7 +19,7 @@ from vitascope_common.errors import (
     UrlRefusedError,
     VitascopeError,
 )
-from vitascope_common.url_guard import GuardedResponse
+from vitascope_common.url_guard import UrlGuard
 from vitascope_common.webhooks import SigningSecret
 from vitascope_gateway.hook import Hook, read_event_types
 from vitascope_gateway.request import show
@@ -117,28 +117,10 @@ class WebhookStore(Protocol):
         ...
 
 
-class Guard(Protocol):
-    """Calls URLs that somebody else chose; see `url_guard.UrlGuard`."""
-
-    def check(self, url: str) -> None: ...
-    async def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        max_bytes: int,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        content: bytes = b"",
-        follow_redirects: bool = False,
-        is_cut: bool = False,
-    ) -> GuardedResponse: ...
-
-
 class Webhooks:
     """The use cases."""
 
-    def __init__(self, store: WebhookStore, guard: Guard) -> None:
+    def __init__(self, store: WebhookStore, guard: UrlGuard) -> None:
         self._store = store
         self._guard = guard
         self._num_tests = 0

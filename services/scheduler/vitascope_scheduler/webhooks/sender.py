@@ -7,7 +7,7 @@ are counted by tenant and host, and a receiver that did not answer last time has
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
@@ -18,7 +18,7 @@ import structlog
 
 from vitascope_common import ids, telemetry, webhooks
 from vitascope_common.errors import UnavailableError, UrlFailedError, UrlRefusedError
-from vitascope_common.url_guard import GuardedResponse
+from vitascope_common.url_guard import UrlGuard
 from vitascope_scheduler.webhooks import metrics
 from vitascope_scheduler.webhooks.deliveries import SWEEP_ROWS, Attempted, Backlog, Claimed, Due, Lane
 
@@ -43,23 +43,6 @@ class Rows(Protocol):
     async def settle(self, claimed: Claimed, attempted: Attempted) -> bool: ...
     async def backlog(self) -> Backlog: ...
     async def sweep(self, finished_before_ms: int) -> int: ...
-
-
-class Guard(Protocol):
-    """Makes a request to a URL that somebody else chose. Raises UrlRefusedError, UrlFailedError."""
-
-    async def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        max_bytes: int,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        content: bytes = b"",
-        follow_redirects: bool = False,
-        is_cut: bool = False,
-    ) -> GuardedResponse: ...
 
 
 @dataclass(frozen=True)
@@ -90,7 +73,7 @@ class Sender:
     def __init__(
         self,
         rows: Rows,
-        guard: Guard,
+        guard: UrlGuard,
         timing: Timing | None = None,
         clock: Callable[[], int] = ids.now_ms,
         draw: Callable[[], float] = random.random,
