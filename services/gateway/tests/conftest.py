@@ -215,19 +215,17 @@ def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Insi
             places = PositionPoller(scheduler)
             files, batches = Files(SqlFiles(database), objects), SqlBatches(database)
             work = BatchWork(batches, files=files, objects=objects, store=store, gateway=gateway, creation=creation)
+            following = Following(gateway, store, hub, NoEvents(), places)
             app = make_app(
                 gateway,
                 creation,
                 store,
-                hub,
-                NoEvents(),
-                places,
+                following,
                 webhooks=webhooks,
                 follow_tokens=tokens,
                 files=files,
                 batches=Batches(batches, files),
             )
-            following = Following(gateway, store, hub, NoEvents(), places)
             video_api = VideoApi(gateway, creation, store, following)
             keys = {name: await add_tenant(database, name) for name in ("acme", "other")}
             keys["ops"] = await add_tenant(database, "ops", classes="realtime", scopes="other admin")

@@ -100,13 +100,12 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
     )
     files, batches = Files(SqlFiles(database), objects), SqlBatches(database)
     work = BatchWork(batches, files=files, objects=objects, store=store, gateway=gateway, creation=creation)
+    following = Following(gateway, store, hub, events, places)
     app = make_app(
         gateway,
         creation,
         store,
-        hub,
-        events,
-        places,
+        following,
         webhooks=webhooks,
         follow_tokens=FollowTokens(settings.signing_key),
         files=files,
@@ -133,7 +132,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it: one that takes nothing is reset
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_TIMEOUT_S * 1000))
     address = "{}:{}".format(*listener.getsockname())
-    video_api = VideoApi(gateway, creation, store, Following(gateway, store, hub, events, places))
+    video_api = VideoApi(gateway, creation, store, following)
     calls = make_server(settings.host, settings.grpc_port, video_api, gateway, has_reflection=settings.grpc_reflection)
 
     def started() -> None:

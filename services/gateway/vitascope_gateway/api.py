@@ -21,7 +21,6 @@ from vitascope_gateway.creation import Created, Creation
 from vitascope_gateway.edge import EdgeMiddleware, error_response, install_error_handlers
 from vitascope_gateway.files import Files
 from vitascope_gateway.follow import Access, Following, FollowTokens
-from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.idempotency import Mark, mark_of
 from vitascope_gateway.objects import (
     ErrorEnvelope,
@@ -36,7 +35,7 @@ from vitascope_gateway.objects import (
 from vitascope_gateway.openapi import CREATE_BODY, EDIT_BODY, EXTENSION_BODY, REMIX_BODY, install_openapi
 from vitascope_gateway.service import Caller, Gateway, JobRecord, Store
 from vitascope_gateway.sse import EventStreamResponse
-from vitascope_gateway.stream import Histories, JobStream, Places
+from vitascope_gateway.stream import JobStream
 from vitascope_gateway.webhooks import Webhooks
 from vitascope_gateway.webhooks_api import make_webhooks_router
 
@@ -76,9 +75,7 @@ def make_app(
     gateway: Gateway,
     creation: Creation,
     store: Store,
-    hub: FeedHub,
-    histories: Histories,
-    places: Places,
+    following: Following,
     *,
     webhooks: Webhooks,
     follow_tokens: FollowTokens,
@@ -101,8 +98,6 @@ def make_app(
         name="token", auto_error=False, scheme_name="FollowToken", description="As `events_url` has it; for one video."
     )
     bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="`Authorization: Bearer vs_…`")
-
-    following = Following(gateway, store, hub, histories, places)
 
     async def known_caller(connection: HTTPConnection) -> Caller:
         return await caller_of(store, connection.headers.get("authorization", ""))
