@@ -202,9 +202,13 @@ def params_to_dict(params: Params) -> dict[str, Any]:
     """
     if isinstance(params, JsonParams):
         return dict(params.values)
-    said = [one.name for one in fields(params) if one.default is MISSING or getattr(params, one.name) != one.default]
-    values = asdict(params)
-    return {name: values[name] for name in said}
+    values = {one.name: getattr(params, one.name) for one in fields(params)}
+    said = {one.name for one in fields(params) if one.default is MISSING or values[one.name] != one.default}
+    return {
+        name: tuple(map(asdict, value)) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if name in said
+    }
 
 
 def params_from_dict(kind: str, stage: str, data: Mapping[str, Any]) -> Params:

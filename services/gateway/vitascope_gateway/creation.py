@@ -26,6 +26,7 @@ from vitascope_common.references import ReferenceRole
 from vitascope_common.url_guard import UrlGuard
 from vitascope_gateway import metrics
 from vitascope_gateway.admission import BatchLine, NewJob, UnknownOutcomeError
+from vitascope_gateway.hints import Hints
 from vitascope_gateway.idempotency import AlreadyMadeError, Mark, Repeatable, repeatable
 from vitascope_gateway.references import JobReferences
 from vitascope_gateway.request import Offer, SourceClip, VideoRequest, parse_request, read_video
@@ -41,8 +42,6 @@ from vitascope_gateway.service import (
     Verdict,
 )
 from vitascope_gateway.webhooks import Webhooks
-
-SUBMIT_TIMEOUT_S = 1.0
 
 _log = structlog.stdlib.get_logger("vitascope.gateway")
 
@@ -123,7 +122,7 @@ class Creation:
         self._webhooks = webhooks
         self._default_model = default_model
         self._aliases = aliases or {}
-        self._hints: set[asyncio.Task[None]] = set()
+        self._hints = Hints(scheduler)
 
     async def create(self, caller: Caller, fields: Mapping[str, Any], mark: Mark | None = None) -> Created:
         """Judge and admit a request; when this returns, the job is promised. One that comes again makes no second job.
@@ -246,8 +245,7 @@ class Creation:
 
     async def drain(self) -> None:
         """Let the hints under way end."""
-        if self._hints:
-            await asyncio.wait(set(self._hints), timeout=SUBMIT_TIMEOUT_S)
+        await self._hints.drain()
 
     async def _once(
         self,
@@ -336,7 +334,7 @@ class Creation:
             if request.pictures or draft.stored or draft.upload:
                 await self._references.forget(job_id)
             raise
-        self._hint(job_id)
+        self._hints.tell(job_id)
         return _record_of(job)
 
     def _parse(self, draft: Draft) -> VideoRequest:
@@ -358,19 +356,6 @@ class Creation:
         if not verdict.prompt.strip():
             raise InvalidRequestError("prompt holds nothing that can be read as text.", param="prompt")
         return verdict
-
-    def _hint(self, job_id: str) -> None:
-        """Tell the scheduler in the background; the reconciler finds the job anyway."""
-
-        async def submit() -> None:
-            try:
-                await self._scheduler.submit(job_id, SUBMIT_TIMEOUT_S)
-            except VitascopeError as error:
-                _log.info("job.submit_hint_failed", job=job_id, code=error.code)
-
-        task = asyncio.create_task(submit())
-        self._hints.add(task)
-        task.add_done_callback(self._hints.discard)
 
 
 def _new_job(
