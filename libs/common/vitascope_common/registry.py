@@ -8,6 +8,7 @@ cannot be used does not take the others down: lists pass over it with one line i
 that model is told what is wrong.
 """
 
+import os
 import re
 import threading
 from collections.abc import Mapping
@@ -65,9 +66,12 @@ class Registry:
 
     def entries(self) -> Mapping[str, AnyCard | ConfigurationError]:
         """Return every card, or what is wrong with it, by its folder's name; logs nothing. Raises: OSError."""
-        paths = sorted(self._models_dir.glob(f"*/{CARD_FILE}"))
+        try:
+            names = sorted(name for name in os.listdir(self._models_dir) if not name.startswith("."))
+        except FileNotFoundError:
+            names = []
         with self._lock:
-            found = {path.parent.name: self._read(path) for path in paths if not path.parent.name.startswith(".")}
+            found = {name: self._read(self._models_dir / name / CARD_FILE) for name in names}
         return {name: card for name, card in found.items() if card is not None}
 
     def card(self, model_id: str) -> ModelCard:
