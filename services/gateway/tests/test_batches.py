@@ -213,6 +213,27 @@ def test_an_upload_that_is_too_large_is_not_kept(inside: Any, monkeypatch: pytes
     assert (answer.status_code, answer.json()["error"]["param"]) == (415, "content-type")
 
 
+def test_the_files_of_a_tenant_have_only_so_many_bytes(inside: Any) -> None:
+    batch_id = start(inside, line("a"))
+    step(inside)
+    first = upload(inside, b"x" * 1_200_000).json()
+    answer = upload(inside, b"x" * 800_000)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (413, "quota_exceeded", "file")
+    (row,) = inside.sql("SELECT sum(num_bytes) AS used, count(*) AS number FROM files")
+    assert row["number"] == 2  # what was refused is not kept
+    assert f"{row['used']} of the 2000000 bytes" in error["message"]
+    assert upload(inside, b"x" * 800_000, tenant="other").status_code == 200
+    assert upload(inside, b"x" * (2_000_000 - row["used"])).status_code == 200
+    end(inside)
+    step(inside)
+    assert read(inside, shown(inside, batch_id)["output_file_id"])  # for which there is always room
+    inside.request("DELETE", f"/v1/files/{first['id']}")
+    assert upload(inside, b"x" * 1_000_000).status_code == 413  # its bytes are there still
+    inside.runner.run(inside.work.sweep())
+    assert upload(inside, b"x" * 1_000_000).status_code == 200
+
+
 def test_a_process_that_dies_while_a_file_is_stored_leaves_nothing_for_ever(inside: Any) -> None:
     upload(inside, jsonl(line("a")))
     inside.sql("UPDATE files SET stored_at_ms = NULL")
