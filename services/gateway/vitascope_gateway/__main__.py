@@ -98,7 +98,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         default_model=settings.default_model,
         aliases=settings.model_aliases,
     )
-    files, batches = Files(SqlFiles(database), objects), SqlBatches(database)
+    files, batches = Files(SqlFiles(database), objects, max_bytes=settings.max_files_bytes), SqlBatches(database)
     work = BatchWork(batches, files=files, objects=objects, store=store, gateway=gateway, creation=creation)
     following = Following(gateway, store, hub, events, places)
     app = make_app(

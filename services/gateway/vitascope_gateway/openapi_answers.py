@@ -85,6 +85,12 @@ ERRORS: Mapping[str, Mapping[str, Any]] = {
     },
     "413": {
         "too large": _error("The body is too large; at most 29360128 bytes are allowed.", _INVALID, "body_too_large"),
+        "no room": _error(
+            "There is no room for this file of 200000000 bytes: your files have 9900000000 of the 10000000000 bytes …",
+            _INVALID,
+            "quota_exceeded",
+            "file",
+        ),
     },
     "415": {
         "neither JSON nor a form": _error(
