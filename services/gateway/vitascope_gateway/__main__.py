@@ -15,7 +15,7 @@ from vitascope_common.database import Database
 from vitascope_common.objectstore import open_store
 from vitascope_common.registry import Registry
 from vitascope_common.url_guard import UrlGuard, UrlPolicy
-from vitascope_gateway import idempotency, ws
+from vitascope_gateway import idempotency
 from vitascope_gateway.adapters.batches import SqlBatches
 from vitascope_gateway.adapters.events import RedisEvents
 from vitascope_gateway.adapters.files import SqlFiles
@@ -26,7 +26,7 @@ from vitascope_gateway.adapters.webhooks import SqlWebhooks
 from vitascope_gateway.api import make_app
 from vitascope_gateway.batch_work import BatchWork
 from vitascope_gateway.batches import Batches
-from vitascope_gateway.connection import Http
+from vitascope_gateway.connection import Http, WebSocket
 from vitascope_gateway.creation import Creation
 from vitascope_gateway.files import Files
 from vitascope_gateway.follow import Following, FollowTokens
@@ -115,10 +115,8 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
     config = uvicorn.Config(
         app,
         http=Http,
-        ws="websockets-sansio",
-        ws_max_size=ws.MAX_INCOMING_BYTES,
-        ws_ping_interval=ws.PING_S,
-        ws_ping_timeout=SEND_TIMEOUT_S,
+        ws=WebSocket,
+        ws_ping_interval=None,  # those whom it is handed over to ask themselves
         ws_per_message_deflate=False,  # messages are small, and its windows would be most of a follower's memory
         lifespan="off",
         log_config=None,
