@@ -39,6 +39,7 @@ from vitascope_gateway.follow import Following, FollowTokens
 from vitascope_gateway.grpc_api.api import VideoApi
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.positions import PositionPoller
+from vitascope_gateway.previews import Previews
 from vitascope_gateway.service import Gateway, MediaLinks
 from vitascope_gateway.stream import History
 from vitascope_gateway.testing import (
@@ -225,6 +226,7 @@ def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Insi
                 follow_tokens=tokens,
                 files=files,
                 batches=Batches(batches, files),
+                previews=Previews(objects),
             )
             video_api = VideoApi(gateway, creation, store, following)
             keys = {name: await add_tenant(database, name) for name in ("acme", "other")}

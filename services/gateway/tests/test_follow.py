@@ -66,7 +66,7 @@ def test_open_jobs_are_those_that_have_neither_ended_nor_been_deleted(inside: An
     assert inside.runner.run(SqlStore(inside.database).open_jobs([*ids, JOB])) == set(ids[:2])
 
 
-def test_the_document_says_that_a_token_opens_the_events_and_nothing_else(inside: Any) -> None:
+def test_the_document_says_what_a_token_opens(inside: Any) -> None:
     document = inside.request("GET", "/openapi.json", tenant=None).json()
     by_token = {
         (path, method): [next(iter(one)) for one in operation["security"]]
@@ -74,7 +74,8 @@ def test_the_document_says_that_a_token_opens_the_events_and_nothing_else(inside
         for method, operation in operations.items()
         if {"FollowToken": []} in operation.get("security", [])
     }
-    assert by_token == {("/v1/videos/{video_id}/events", "get"): ["ApiKey", "FollowToken"]}
+    both = ["ApiKey", "FollowToken"]
+    assert by_token == {(f"/v1/videos/{{video_id}}/{name}", "get"): both for name in ("events", "preview")}
     scheme = document["components"]["securitySchemes"]["FollowToken"]
     assert (scheme["type"], scheme["in"], scheme["name"]) == ("apiKey", "query", "token")
     events = document["paths"]["/v1/videos/{video_id}/events"]["get"]
@@ -183,7 +184,10 @@ def test_a_websocket_tells_what_the_event_stream_tells(outside: Any) -> None:
         preview = {"step": 8, "key": f"work/{job_id}/generate/0/1/preview-000008.webp"}
         step = append(outside.redis.client, Event(job_id, EventType.PROGRESS, {"step": 9, "preview": preview}))
         progress = told(mirror)
-        assert (progress["id"], progress["data"]["preview"]) == (step, {"step": 8})
+        assert (progress["id"], progress["data"]["preview"]) == (
+            step,
+            {"step": 8, "url": f"/v1/videos/{job_id}/preview"},
+        )
     with connect(f"{video['websocket_url']}&last_event_id={started}", compression=None) as mirror:
         assert told(mirror)["id"] == step
         last = state(outside, job_id, EventType.COMPLETED, 3)

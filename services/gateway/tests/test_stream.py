@@ -194,7 +194,7 @@ async def test_where_a_preview_lies_is_nobodys_business_outside() -> None:
     world.events = [event(1, EventType.QUEUED), StoredEvent("2-0", JOB, EventType.PROGRESS, data)]
     world.events.append(event(3, EventType.COMPLETED))
     told = b"".join([frame async for frame in world.stream()])
-    assert b'"step":9,"preview":{"step":8}' in told
+    assert b'"step":9,"preview":{"step":8,"url":"/v1/videos/' + JOB.encode() + b'/preview"}' in told
     assert b"work/" not in told
 
 

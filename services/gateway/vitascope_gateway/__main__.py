@@ -34,6 +34,7 @@ from vitascope_gateway.grpc_api.api import VideoApi
 from vitascope_gateway.grpc_api.server import make_server
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.positions import PositionPoller
+from vitascope_gateway.previews import Previews
 from vitascope_gateway.service import Gateway, MediaLinks
 from vitascope_gateway.settings import GatewaySettings
 from vitascope_gateway.stream import SEND_TIMEOUT_S
@@ -110,6 +111,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         follow_tokens=FollowTokens(settings.signing_key),
         files=files,
         batches=Batches(batches, files),
+        previews=Previews(objects),
         public_url=settings.public_url,
     )
     config = uvicorn.Config(

@@ -21,6 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from vitascope_common import meters
 from vitascope_common.errors import (
     CorruptObjectError,
     DeadlineError,
@@ -38,6 +39,7 @@ from vitascope_common.registry import Capability, ModelCard
 from vitascope_common.telemetry import span
 from vitascope_gpu_worker import metrics
 from vitascope_gpu_worker.checkpoint import Checkpoints
+from vitascope_gpu_worker.device import begin_peak_memory, peak_memory_mb
 from vitascope_gpu_worker.engine import REFERENCE, Engine, Run
 from vitascope_gpu_worker.errors import GroupError, InvalidFramesError, InvalidLatentsError
 from vitascope_gpu_worker.previews import Previews
@@ -200,6 +202,7 @@ class Generate:
         task = held.task
         self._begun_s = time.monotonic()
         try:
+            begin_peak_memory()
             outputs = self._generate(held)
             self._machine.to(WorkerState.COMPLETE)
             self._events.flush(EVENTS_S)
@@ -241,22 +244,35 @@ class Generate:
         params = held.task.params
         if not isinstance(params, GenerateParams):
             raise InternalError(f"Task {held.task.task_id} of stage {held.task.stage} is not work for a gpu-worker.")
-        card, engine = self._load(held, params)
+        with self._measured(held, meters.LOAD_S):
+            card, engine = self._load(held, params)
         _check_capabilities(card, params)
-        run = self._prepare(held, params, engine)
-        with span("denoise", first_step=run.step, steps=params.num_inference_steps):
+        with self._measured(held, meters.ENCODE_S):
+            run = self._prepare(held, params, engine)
+        first_step, steps = run.step, params.num_inference_steps
+        with span("denoise", first_step=first_step, steps=steps), self._measured(held, meters.DENOISE_S):
             self.denoise(held, run, engine, card)
         path = self._workshop.folder / f"{held.task.task_id}.{held.task.attempt}.mkv"
         try:
-            with span("decode", frames=params.num_frames):
+            with span("decode", frames=params.num_frames), self._measured(held, meters.DECODE_S):
                 self._decode(held, run, engine, path)
             self._machine.to(WorkerState.AUDIO_SYNC)  # no audio was asked for
             self._machine.to(WorkerState.SAFETY_CHECK)  # judged in postproc, on what is published
             self._machine.to(WorkerState.UPLOADING)
-            with span("upload"):
+            with span("upload"), self._measured(held, meters.UPLOAD_S):
                 return self._upload(held, run, path)
         finally:
             path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _measured(self, held: HeldTask, name: str) -> Iterator[None]:
+        """Meter how long the block takes, also when it is left early, and the memory that was needed until then."""
+        begun_s = time.monotonic()
+        try:
+            yield
+        finally:
+            took_s = time.monotonic() - begun_s
+            held.meters = {**held.meters, name: took_s, meters.PEAK_MEMORY_MB: peak_memory_mb()}
 
     def _load(self, held: HeldTask, params: GenerateParams) -> tuple[ModelCard, Engine]:
         self._machine.to(WorkerState.LOADING)

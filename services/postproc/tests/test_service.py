@@ -41,6 +41,7 @@ def test_a_mezzanine_becomes_signed_video_thumbnail_and_manifest(postproc, sched
 
     (report,) = scheduler.reports
     assert (report.outcome, report.attempt) == (scheduler_pb2.OUTCOME_DONE, 1)
+    assert report.meters["postprocess_s"] > 0
     assert [(one.role, one.media_type) for one in report.outputs] == [
         ("manifest", "application/json"),
         ("video", "video/mp4"),
