@@ -36,7 +36,7 @@ class Video:
     steps_total: int
     attempt: int
     metadata: Mapping[str, str]
-    events_url: str
+    events_url: str = field(repr=False)  # a secret: its token opens the events
     service_class: str = ""
     priority: int = 0
     deadline_at: int | None = None  # Unix seconds
@@ -147,6 +147,9 @@ class Event:
     id: str  # resumes: stream(…, last_event_id=id); "" for a place in the queue, and a snapshot without history
     type: str
     data: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Event(id={self.id!r}, type={self.type!r}, data={self.video or self.data!r})"  # a Video hides its token
 
     @property
     def is_last(self) -> bool:
