@@ -32,10 +32,19 @@ test("what a browser loads is this package alone, without anything of Node", asy
 test("the package needs nothing at run time, and its entries are there", async () => {
   const file = await readFile(new URL("../package.json", import.meta.url), "utf8");
   const { dependencies, exports, files, type } = JSON.parse(file);
-  assert.deepEqual([dependencies, type, files], [undefined, "module", ["dist", "README.md"]]);
+  assert.deepEqual([dependencies, type], [undefined, "module"]);
   for (const entry of Object.values(exports)) {
     for (const path of Object.values(entry)) await readFile(new URL(`../${path}`, import.meta.url));
   }
+  const readme = await readFile(new URL("../README.md", import.meta.url), "utf8");
+  const linked = [...readme.matchAll(/\]\((?!https?:)([^)#]+)/g)].map(([, path = ""]) => path);
+  assert.ok(linked.length >= 3);
+  for (const path of ["LICENSE", ...linked]) {
+    await readFile(new URL(`../${path}`, import.meta.url));
+    assert.ok(files.includes(path.split("/")[0]), path);
+  }
+  const licence = await readFile(new URL("../../../LICENSE", import.meta.url), "utf8");
+  assert.equal(await readFile(new URL("../LICENSE", import.meta.url), "utf8"), licence);
 });
 
 test("the tree at the top of the errors is true", async () => {
