@@ -112,5 +112,6 @@ system-deps:  ## install the Debian packages that some suites need (root)
 	@.ci/system-deps
 
 clean:  ## remove what make made: .venv, out, caches
-	rm -rf $(VENV) sdk/js/node_modules sdk/js/dist out build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) sdk/js/node_modules sdk/js/dist out build sdk/python/build .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	  .import_linter_cache *.egg-info sdk/python/*.egg-info
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,5 +1,6 @@
 // openai for JavaScript: `node openai_js.mjs` beside node_modules/openai, with OPENAI_BASE_URL and OPENAI_API_KEY.
 
+import { readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -76,3 +77,10 @@ check("an error has a request id", Boolean(error.requestID));
 const deleted = await client.videos.delete(video.id);
 check("delete", deleted.id === video.id && deleted.deleted === true && deleted.object === "video.deleted");
 check("a deleted video is gone", (await refusal(client.videos.retrieve(video.id))).code === "not_found");
+
+const page = await readFile(new URL("../../docs/api.md", import.meta.url), "utf8");
+const sample = [...page.matchAll(/```js\n([\s\S]*?)```/g)].map(([, code]) => code).find((code) => code.includes('"openai"'));
+const path = join(process.cwd(), "ring.mjs");
+await writeFile(path, sample);
+await import(pathToFileURL(path).href);
+check("the sample of docs/api.md", (await readFile("ring.mp4")).subarray(4, 8).toString() === "ftyp");

@@ -1,6 +1,7 @@
 """The examples do what they say, when they are run as their first line says."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from tests.conftest import Stack
 
 ROOT = Path(__file__).parents[2]
+SAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.DOTALL)
 SAVED = {
     "batch.py": ["video-1.mp4", "video-2.mp4"],
     "generate.py": ["video.mp4"],
@@ -40,3 +42,17 @@ def test_an_example_runs(stack: Stack, tmp_path: Path, name: str) -> None:
         (first, second) = (line.split()[1:] for line in done.stdout.splitlines())
         assert first == second
         assert first[0] == "completed"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("number", "saved"), [(0, "ring.mp4"), (1, "ball.mp4")], ids=["stock", "ours"])
+def test_the_python_of_the_api_page_runs(stack: Stack, tmp_path: Path, number: int, saved: str) -> None:
+    sample = SAMPLES[number]
+    environ = os.environ | {"OPENAI_BASE_URL": f"{stack.base_url}/v1", "OPENAI_API_KEY": stack.api_key}
+    environ |= {"VITASCOPE_BASE_URL": stack.base_url, "VITASCOPE_API_KEY": stack.api_key}
+    command = [sys.executable, "-c", sample]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [saved]
+    assert (tmp_path / saved).read_bytes()[4:8] == b"ftyp"

@@ -133,6 +133,10 @@ export interface VideoParams {
   size?: string | undefined;
   width?: number | undefined;
   height?: number | undefined;
+  /** Another way to say `seconds`. */
+  num_frames?: number | undefined;
+  /** The model's own value only. */
+  fps?: number | undefined;
   /** 0 to 2³²-1; not given: a random one, which the answer tells. */
   seed?: number | undefined;
   negative_prompt?: string | undefined;

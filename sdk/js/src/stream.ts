@@ -1,6 +1,6 @@
 /** The events of one video: read, and resumed by themselves. */
 
-import { APIConnectionError, APIError, VitascopeError } from "./errors.js";
+import { APIConnectionError, APIError, APITimeoutError, VitascopeError } from "./errors.js";
 import { backoffMs, type Fetch, mayRepeat, open, type Opened, pause } from "./http.js";
 import { isLast, type VideoEvent } from "./objects.js";
 import { type ServerSentEvent, SseParser } from "./sse.js";
@@ -49,6 +49,7 @@ export async function* follow(ask: Ask, options: StreamOptions): AsyncGenerator<
   let reconnectMs = RECONNECT_MS;
   let failures = 0;
   let heardAtMs = Date.now();
+  let awaySinceMs: number | null = null;
   for (;;) {
     let failure: APIError;
     try {
@@ -58,6 +59,7 @@ export async function* follow(ask: Ask, options: StreamOptions): AsyncGenerator<
         check(opened.answer);
         const parser = new SseParser();
         for await (const chunk of opened.chunks()) {
+          awaySinceMs = null;
           for (const sent of parser.push(chunk)) {
             failures = 0;
             const event = read(sent);
@@ -76,14 +78,17 @@ export async function* follow(ask: Ask, options: StreamOptions): AsyncGenerator<
       if (!mayRepeat(error, options.signal)) throw error;
       failure = error;
     }
-    if (Date.now() - heardAtMs > giveUpMs) throw failure;
+    // From the first failure on; silence, from when it began
+    awaySinceMs ??= failure instanceof APITimeoutError ? heardAtMs : Date.now();
+    if (Date.now() - awaySinceMs > giveUpMs) throw failure;
     await pause(backoffMs(failures++, reconnectMs, failure), options.signal);
   }
 }
 
 function check(answer: Response): void {
   const type = answer.headers.get("content-type") ?? "";
-  if (!type.startsWith("text/event-stream")) throw new APIError(`${answer.url} does not answer with events.`);
+  const where = answer.url.replace(/\?.*/, ""); // there may be a token behind it
+  if (!type.startsWith("text/event-stream")) throw new APIError(`${where} does not answer with events.`);
 }
 
 function read(sent: ServerSentEvent): VideoEvent {

@@ -17,8 +17,9 @@ export interface WebhookEvent {
   readonly data: { readonly id: string } & Readonly<Record<string, unknown>>;
 }
 
-/** The headers of a delivery: of `fetch`, or of Node. */
-export type WebhookHeaders = Headers | Readonly<Record<string, string | readonly string[] | undefined>>;
+/** The headers of a delivery: of anybody's `fetch`, or of Node. */
+export type WebhookHeaders = { get(name: string): string | null } | HeaderRecord;
+type HeaderRecord = Readonly<Record<string, string | readonly string[] | undefined>>;
 
 /**
  * Return the event of a delivery once its signature is known to be the server's. Any one of several signatures will do.
@@ -64,12 +65,12 @@ function parse(bytes: Uint8Array): WebhookEvent {
 }
 
 function header(headers: WebhookHeaders, name: string): string {
-  const value = headers instanceof Headers ? headers.get(name) : own(headers, name);
+  const value = typeof headers.get === "function" ? headers.get(name) : own(headers as HeaderRecord, name);
   if (typeof value !== "string" || value === "") throw new WebhookVerificationError(`The header ${name} is missing.`);
   return value;
 }
 
-function own(headers: Exclude<WebhookHeaders, Headers>, name: string): unknown {
+function own(headers: HeaderRecord, name: string): unknown {
   const key = Object.keys(headers).find((one) => one.toLowerCase() === name);
   return key === undefined ? undefined : headers[key];
 }

@@ -32,10 +32,19 @@ test("what a browser loads is this package alone, without anything of Node", asy
 test("the package needs nothing at run time, and its entries are there", async () => {
   const file = await readFile(new URL("../package.json", import.meta.url), "utf8");
   const { dependencies, exports, files, type } = JSON.parse(file);
-  assert.deepEqual([dependencies, type, files], [undefined, "module", ["dist", "README.md"]]);
+  assert.deepEqual([dependencies, type], [undefined, "module"]);
   for (const entry of Object.values(exports)) {
     for (const path of Object.values(entry)) await readFile(new URL(`../${path}`, import.meta.url));
   }
+  const readme = await readFile(new URL("../README.md", import.meta.url), "utf8");
+  const linked = [...readme.matchAll(/\]\((?!https?:)([^)#]+)/g)].map(([, path = ""]) => path);
+  assert.ok(linked.length >= 3);
+  for (const path of ["LICENSE", ...linked]) {
+    await readFile(new URL(`../${path}`, import.meta.url));
+    assert.ok(files.includes(path.split("/")[0]), path);
+  }
+  const licence = await readFile(new URL("../../../LICENSE", import.meta.url), "utf8");
+  assert.equal(await readFile(new URL("../LICENSE", import.meta.url), "utf8"), licence);
 });
 
 test("the tree at the top of the errors is true", async () => {
@@ -54,6 +63,26 @@ test("the tree at the top of the errors is true", async () => {
   assert.deepEqual(drawn.map(([, name]) => name).sort(), exported.sort());
 });
 
+/**
+ * Run a sample in a folder of its own, which ends with the test.
+ *
+ * @param {import("node:test").TestContext} t
+ * @param {string} sample
+ * @param {Record<string, string>} [environ]
+ */
+async function run(t, sample, environ = {}) {
+  const folder = await mkdtemp(join(tmpdir(), "vitascope-"));
+  t.after(() => rm(folder, { recursive: true }));
+  const dist = new URL("../dist/", import.meta.url);
+  const code = sample
+    .replace('"vitascope"', JSON.stringify(new URL("index.js", dist)))
+    .replace('"vitascope/node"', JSON.stringify(new URL("node.js", dist)));
+  await writeFile(join(folder, "sample.mjs"), code);
+  const options = { cwd: folder, env: { ...process.env, ...environ } };
+  const { stdout } = await promisify(execFile)(process.execPath, ["sample.mjs"], options);
+  return { folder, stdout };
+}
+
 test("the sample of the readme runs", async (t) => {
   const readme = await readFile(new URL("../README.md", import.meta.url), "utf8");
   const [, sample = ""] = /```js\n([\s\S]*?)```/.exec(readme) ?? [];
@@ -70,19 +99,27 @@ test("the sample of the readme runs", async (t) => {
     (response) => void response.end("film"),
     (response) => void response.end("picture"),
   ]);
-  const folder = await mkdtemp(join(tmpdir(), "vitascope-"));
-  t.after(() => rm(folder, { recursive: true }));
-  const dist = new URL("../dist/", import.meta.url);
-  const code = sample
-    .replace('"vitascope"', JSON.stringify(new URL("index.js", dist)))
-    .replace('"vitascope/node"', JSON.stringify(new URL("node.js", dist)))
-    .replace("http://127.0.0.1:8000", baseUrl)
-    .replace("vs_…", "vs_key");
-  await writeFile(join(folder, "sample.mjs"), code);
-  const { stdout } = await promisify(execFile)(process.execPath, ["sample.mjs"], { cwd: folder });
+  const code = sample.replace("http://127.0.0.1:8000", baseUrl).replace("vs_…", "vs_key");
+  const { folder, stdout } = await run(t, code);
   assert.deepEqual(stdout.trim().split("\n"), ["loading 0/24", "denoising 6/24, 4 s left"]);
   assert.equal(await readFile(join(folder, "video.mp4"), "utf8"), "film");
   assert.equal(await readFile(join(folder, "video.webp"), "utf8"), "picture");
+});
+
+test("the sample of the page about the API runs", async (t) => {
+  const page = await readFile(new URL("../../../docs/api.md", import.meta.url), "utf8");
+  const samples = [...page.matchAll(/```js\n([\s\S]*?)```/g)].map(([, code = ""]) => code);
+  const sample = samples.find((code) => code.includes('"vitascope/node"')) ?? "";
+  const { asked, baseUrl } = await serve(t, [
+    json(VIDEO, {}, 202),
+    events([["1-0", "queued", {}], ["2-0", "completed", {}]]),
+    json({ ...VIDEO, status: "completed" }),
+    (response) => void response.end("film"),
+  ]);
+  const { folder, stdout } = await run(t, sample, { VITASCOPE_BASE_URL: baseUrl, VITASCOPE_API_KEY: "vs_key" });
+  assert.deepEqual(stdout.trim().split("\n"), ["queued 0", "completed 100"]);
+  assert.equal(await readFile(join(folder, "ball.mp4"), "utf8"), "film");
+  assert.equal(asked[0].headers.authorization, "Bearer vs_key");
 });
 
 test("every name that the readme has in code is there", async () => {

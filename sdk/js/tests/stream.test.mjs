@@ -79,12 +79,37 @@ test("a video that does not exist and a key that is not valid are not asked for 
   await assert.rejects(collect(client.videos.stream(ID)), (error) => {
     return error instanceof APIError && !(error instanceof APIConnectionError) && /events/.test(error.message);
   });
+  const { baseUrl } = await serve(t, [json({})]);
+  await assert.rejects(collect(streamFromUrl(`${baseUrl}/x/events?token=secret`)), (error) => {
+    return error instanceof APIError && error.message.startsWith(`${baseUrl}/x/events does`);
+  });
 });
 
 test("a server that stays away is given up in the end", async (t) => {
   const { asked, client } = await serve(t, [events([QUEUED], "break"), hangUp]);
   await assert.rejects(collect(client.videos.stream(ID, { giveUpMs: 500 })), APIConnectionError);
   assert.ok(asked.length >= 2);
+});
+
+test("a server is away from its first failure on, however quiet it was before", async (t) => {
+  let cut = () => {};
+  const { asked, client } = await serve(t, [
+    (response, asked) => {
+      cut = () => void response.destroy();
+      events([QUEUED], "stay")(response, asked);
+    },
+    hangUp,
+    events([DONE]),
+  ]);
+  const stream = client.videos.stream(ID, { giveUpMs: 30_000 });
+  assert.equal((await stream.next()).value?.id, "1-0");
+  const beganMs = Date.now();
+  let quietMs = 0;
+  t.mock.method(Date, "now", () => beganMs + quietMs);
+  const next = stream.next();
+  quietMs = 40_000;
+  cut();
+  assert.deepEqual([(await next).value?.id, asked.length], ["9-0", 3]);
 });
 
 test("a connection without a heartbeat for 45 s is dead", async (t) => {

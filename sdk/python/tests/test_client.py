@@ -262,6 +262,26 @@ def test_who_is_told_of_the_end_is_sent(client: Any) -> None:
     assert json.loads(server.requests[0].content) == sent
 
 
+def test_every_way_to_say_the_size_and_the_length_is_sent(client: Any) -> None:
+    said = {"prompt": "x", "width": 64, "height": 32, "num_frames": 9, "fps": 8}
+    api, server = client(VIDEO)
+    api.videos.create(**said)
+    assert json.loads(server.requests[0].content) == said
+    assert set(said) <= set(vitascope_client.VideoFields.__annotations__)
+
+
+def test_what_is_printed_opens_nothing(client: Any) -> None:
+    urls = {f"{name}_url": f"http://gateway.test/{name}?token=secret" for name in ("events", "websocket", "preview")}
+    api, _ = client({**VIDEO, **urls})
+    video = api.videos.retrieve(ID)
+    assert video.events_url == urls["events_url"]
+    assert ID in repr(video)
+    snapshot = Event("", "snapshot", video.raw)
+    assert "secret" not in repr(video) + repr(snapshot)
+    shown = "Event(id='1-0', type='progress', data={'step': 1})"
+    assert repr(Event("1-0", "progress", {"step": 1})) == shown
+
+
 def test_how_a_video_waits_is_sent_and_shown(client: Any) -> None:
     shown = {"service_class": "batch", "priority": -5, "deadline_at": 90, "retry_of": None}
     api, server = client({**VIDEO, **shown})
@@ -759,9 +779,60 @@ def test_wait_gives_up_the_stream_of_a_server_that_stays_away_and_polls(
 
     for module in (_async_stream, _sync_stream, _async_videos, _sync_videos):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
-    one, server = client(VIDEO, away, away, DONE)
+    one, server = client(VIDEO, away, away, away, DONE)
     assert one.videos.wait(ID, timeout_s=60.0).is_finished
-    assert len(server.requests) == 4
+    assert [request.url.path.rpartition("/")[2] for request in server.requests] == [ID, *["events"] * 3, ID]
+
+
+def quiet(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Callable[[httpx.Request], httpx.Response]:
+    """Return what says one event, then nothing for 12 s, and ends with this error."""
+    now_s = 0.0
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        def chunks() -> Iterator[bytes]:
+            nonlocal now_s
+            yield b"id: 1-0\nevent: queued\ndata: {}\n\n"
+            now_s += 12.0
+            raise error
+
+        return httpx.Response(200, stream=Chunks(chunks()), headers=EVENTS)
+
+    for module in (_async_stream, _sync_stream, _async_videos, _sync_videos):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    return answer
+
+
+def test_wait_reconnects_to_a_server_that_breaks_off_after_a_quiet_while(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = quiet(monkeypatch, httpx.ReadError("the connection broke"))
+    one, server = client(VIDEO, cut, httpx.ConnectError("it restarts"), stream(("2-0", "completed", {})), DONE)
+    assert one.videos.wait(ID).is_finished
+    assert [request.url.path.rpartition("/")[2] for request in server.requests] == [ID, *["events"] * 3, ID]
+    assert server.requests[3].headers["last-event-id"] == "1-0"
+
+
+def test_wait_polls_where_a_stream_is_silent_and_does_not_listen_past_its_time(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, server = client(VIDEO, quiet(monkeypatch, httpx.ReadTimeout("silence")), DONE)
+    assert one.videos.wait(ID).is_finished
+    assert len(server.requests) == 3
+    one, server = client(VIDEO, quiet(monkeypatch, httpx.ReadError("the connection broke")), DONE)
+    assert one.videos.wait(ID, timeout_s=40.0).is_finished
+    assert len(server.requests) == 3
+
+
+def test_wait_asks_again_when_the_server_says_and_not_if_it_does_not_want_it(client: Any, pauses: list[float]) -> None:
+    one, server = client(lambda _: failure(429, **{"retry-after": "7"}), DONE, max_retries=0)
+    assert one.videos.wait(ID).is_finished
+    assert [request.url.path.rpartition("/")[2] for request in server.requests] == [ID, ID]
+    assert pauses == [7.0]
+    for headers in ({"retry-after": "3600"}, {"x-should-retry": "false"}):
+        one, server = client(failure(429, "quota_exceeded", **headers))
+        with pytest.raises(RateLimitError):
+            one.videos.wait(ID)
+        assert len(server.requests) == 1
 
 
 def test_wait_ends_in_time(client: Any, monkeypatch: pytest.MonkeyPatch, pauses: list[float]) -> None:

@@ -46,7 +46,7 @@ class Video:
     steps_total: int
     attempt: int
     metadata: Mapping[str, str]
-    events_url: str
+    events_url: str = field(repr=False)  # a secret: its token opens the events
     service_class: str = ""
     priority: int = 0
     deadline_at: int | None = None  # Unix seconds
@@ -59,7 +59,7 @@ class Video:
     inference_time_s: float | None = None  # of denoising and decoding, once both are done
     stage_durations: Mapping[str, float] = field(default_factory=dict)  # seconds of what is done
     peak_memory_mb: float | None = None  # MiB
-    preview_url: str | None = None  # a WebP of what it is going to look like; opens for an hour without a key
+    preview_url: str | None = field(default=None, repr=False)  # a WebP of what it is going to look like; opens for an hour without a key
     raw: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     @property
@@ -178,6 +178,9 @@ class Event:
     id: str  # resumes: stream(…, last_event_id=id); "" for a place in the queue, and a snapshot without history
     type: str
     data: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Event(id={self.id!r}, type={self.type!r}, data={self.video or self.data!r})"  # a Video hides its token
 
     @property
     def is_last(self) -> bool:

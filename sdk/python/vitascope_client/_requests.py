@@ -32,6 +32,12 @@ class VideoFields(TypedDict, total=False):
     model: str | None
     seconds: str | int | None
     size: str | None
+    width: int | None
+    """With `height` the same as `size`; `num_frames` is another way to say `seconds`."""
+    height: int | None
+    num_frames: int | None
+    fps: int | None
+    """The model's own value only."""
     seed: int | None
     negative_prompt: str | None
     num_inference_steps: int | None

@@ -8,7 +8,7 @@ from typing import Self
 
 from vitascope_client import _runtime
 from vitascope_client._async._http import AsyncHttp
-from vitascope_client._errors import TRANSIENT, APIConnectionError, APIError
+from vitascope_client._errors import TRANSIENT, APIConnectionError, APIError, APITimeoutError
 from vitascope_client._objects import Event
 from vitascope_client._retries import pause_after_s
 from vitascope_client._sse import EventParser
@@ -50,28 +50,34 @@ class AsyncEventStream:
 async def follow(
     http: AsyncHttp, path: str, last_event_id: str | None, give_up_s: float, silence_s: float = SILENCE_S
 ) -> AsyncGenerator[Event | None]:
-    """Yield events until the last one, and None for a heartbeat; resume after the last event that was yielded.
+    """Yield events until the last one, None for a heartbeat or a break; resume after the last event that was yielded.
 
     Raises:
-        APIConnectionError, RateLimitError, ServerError: for `give_up_s` nothing was heard, no event and no heartbeat.
+        APIConnectionError, RateLimitError, ServerError: `give_up_s` after the first failure nothing was heard, no event
+            and no heartbeat. Silence is counted from when it began.
     """
     last_id = last_event_id or ""
     failures, heard_at = 0, time.monotonic()
+    away_since: float | None = None
     while True:
         try:
             async with aclosing(_connection(http, path, last_id, silence_s)) as heard:
                 async for event in heard:
+                    away_since = None
                     if event is not None:
                         failures, last_id = 0, event.id or last_id
                     yield event
                     heard_at = time.monotonic()  # after the yield: what the caller does in between is no silence
             return
         except TRANSIENT as error:
-            wait_s = pause_after_s(error, min(failures, 3))
-            if wait_s is None or time.monotonic() - heard_at > give_up_s:
+            wait_s, now = pause_after_s(error, min(failures, 3)), time.monotonic()
+            if away_since is None:
+                away_since = heard_at if isinstance(error, APITimeoutError) else now
+            if wait_s is None or now - away_since > give_up_s:
                 raise
         await _runtime.async_sleep(wait_s)
         failures += 1
+        yield None  # who listens until a certain time looks at the clock
 
 
 async def listen(http: AsyncHttp, path: str, deadline: float) -> AsyncGenerator[Event]:

@@ -173,6 +173,7 @@ class Videos:
 
         Raises:
             APITimeoutError: it is not finished after `timeout_s`. It goes on.
+            RateLimitError, ServerError: the server wants not to be asked again, or not within two minutes.
         """
         deadline = time.monotonic() + timeout_s
         told: Progress | None = None
@@ -188,13 +189,15 @@ class Videos:
             try:
                 data, headers = self._http.json("GET", path_of(video_id))
                 video, poll_s = Video.from_json(data), poll_after_s(headers)
-            except TRANSIENT:
-                if time.monotonic() >= deadline:
+            except TRANSIENT as error:
+                asked_s = pause_after_s(error, 0)
+                if asked_s is None or time.monotonic() >= deadline:
                     raise
+                poll_s = max(poll_s, asked_s)
             if video is not None and video.is_finished:
                 tell(Progress.of(video))
                 return video
-            if is_listening and deadline - time.monotonic() > LISTEN_S:
+            if video is not None and is_listening and deadline - time.monotonic() > LISTEN_S:
                 is_listening = False  # whatever ends it: polling finds out the rest
                 with closing(listen(self._http, f"{path_of(video_id)}/events", deadline)) as events:
                     for event in events:
