@@ -59,7 +59,7 @@ class Video:
     inference_time_s: float | None = None  # of denoising and decoding, once both are done
     stage_durations: Mapping[str, float] = field(default_factory=dict)  # seconds of what is done
     peak_memory_mb: float | None = None  # MiB
-    preview_url: str | None = field(default=None, repr=False)  # a WebP of what it is going to look like; opens for an hour without a key
+    preview_url: str | None = field(default=None, repr=False)  # a WebP of what it will look like; a secret, for an hour
     raw: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     @property
