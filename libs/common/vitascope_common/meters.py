@@ -1,6 +1,7 @@
 """What executors measure of an attempt beside what it used, by name: for the ledger, and some of it for people.
 
-Seconds are wall time and add up over the attempts of a job; of a peak the highest counts.
+Seconds are wall time and add up over the attempts of a job, but for those whose executor died before it could report;
+of a peak the highest counts.
 """
 
 from collections.abc import Mapping
