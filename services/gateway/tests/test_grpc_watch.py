@@ -18,7 +18,7 @@ from vitascope_gateway.follow import Following
 from vitascope_gateway.grpc_api import api as api_module
 from vitascope_gateway.grpc_api.api import VideoApi
 from vitascope_gateway.grpc_api.server import make_server
-from vitascope_gateway.hub import FeedHub
+from vitascope_gateway.hub import FeedHub, FeedRead
 from vitascope_gateway.positions import PositionPoller
 from vitascope_gateway.stream import History
 from vitascope_gateway.testing import GatewayProcess
@@ -162,8 +162,8 @@ class Feed:
     async def positions(self, part: frozenset[str], before: object) -> dict[str, str]:
         return {}
 
-    async def read_feeds(self, positions: dict[str, str]) -> list[StoredEvent]:
-        return [await self.fed.get()]
+    async def read_feeds(self, positions: dict[str, str]) -> FeedRead:
+        return FeedRead([await self.fed.get()])
 
     async def read(self, job_id: str, after: str) -> History:
         number = int(after.partition("-")[0] or 0)

@@ -16,7 +16,7 @@ from vitascope_gateway import positions as positions_module
 from vitascope_gateway import sse
 from vitascope_gateway import stream as stream_module
 from vitascope_gateway.connection import SEND_BUFFER_BYTES, Outlet
-from vitascope_gateway.hub import MAX_WAITING_EVENTS, FeedHub, Follower, Signal
+from vitascope_gateway.hub import MAX_WAITING_EVENTS, FeedHub, FeedRead, Follower, Signal
 from vitascope_gateway.objects import Urls
 from vitascope_gateway.positions import PositionPoller
 from vitascope_gateway.service import JobRecord, QueuePosition
@@ -84,13 +84,13 @@ class World:
             raise UnavailableError
         return {}
 
-    async def read_feeds(self, positions: dict[str, str]) -> list[StoredEvent]:
+    async def read_feeds(self, positions: dict[str, str]) -> FeedRead:
         self.is_live = True
         item = await self.fed.get()
         if item is None:
             self.is_redis_away = True
             raise UnavailableError
-        return [item]
+        return FeedRead([item])
 
     async def queue_positions(self, job_ids: Sequence[str]) -> Mapping[str, QueuePosition]:
         self.asked.append(list(job_ids))
