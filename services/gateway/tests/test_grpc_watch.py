@@ -1,6 +1,8 @@
 """Watching a video over gRPC: history, then live, without gap or duplicate, whoever stops, dies or reads too slowly."""
 
 import asyncio
+import contextlib
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -117,6 +119,20 @@ def test_what_is_no_longer_kept_is_one_snapshot(outside: Any) -> None:
         assert (event.WhichOneof("what"), event.snapshot.id, event.snapshot.seconds) == ("snapshot", job_id, "4")
         happen(outside, job_id, LIFE[-1:], version=10)
         assert [one.WhichOneof("what") for one in call if one.id] == ["completed"]
+
+
+def test_a_finished_video_that_nothing_is_kept_of_is_told_once(outside: Any) -> None:
+    job_id = queued(outside)
+    outside.redis.client.delete(keys.events(job_id))
+    with contextlib.closing(sqlite3.connect(outside.database_path, timeout=30)) as connection:
+        connection.execute("UPDATE jobs SET state = 'completed', finished_at_ms = 1 WHERE job_id = ?", (job_id,))
+        connection.commit()
+    with client(outside.gateway) as stub:
+        (snapshot,) = watch(outside, stub, job_id)
+        assert snapshot.snapshot.status == pb.VIDEO_STATUS_COMPLETED
+        again = watch(outside, stub, job_id, snapshot.id)
+        assert list(again) == []
+        assert again.code() is grpc.StatusCode.OK
 
 
 def test_while_it_waits_its_place_is_told(outside: Any) -> None:
