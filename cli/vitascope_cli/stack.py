@@ -58,10 +58,10 @@ STOP_BY_S = (7.8, 8.5, 9.0)
 """When, after SIGTERM, what is left of each stop stage is killed."""
 
 NUM_RANKS_VARIABLE = "VITASCOPE_GPU_WORKER_NUM_RANKS"
-# The rendezvous takes any free port. torchrun passes SIGTERM on and waits longer than a worker drains; when a rank dies
-# it ends the others and itself, and the supervisor starts all of them again.
+# It is torchrun. The rendezvous takes any free port. It passes SIGTERM on and waits longer than a worker drains; when a
+# rank dies it ends the others and itself, and the supervisor starts all of them again.
 TORCHRUN = (
-    *("-m", "torch.distributed.run", "--nnodes=1", "--max-restarts=0"),
+    *("-m", "vitascope_gpu_worker.launch", "--nnodes=1", "--max-restarts=0"),
     *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"),
     *("--monitor-interval=0.1", "--shutdown-timeout=9"),
 )

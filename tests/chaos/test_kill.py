@@ -17,8 +17,9 @@ from tests.chaos.invariants import (
     steps_repeated,
 )
 
-from tests.conftest import SERVICES, Stack, wait_for
+from tests.conftest import Stack, wait_for
 from vitascope_client import Event
+from vitascope_common.settings import PROCESSES
 from vitascope_common.testing import is_alive
 
 PHASES: Mapping[str, Callable[[Event], bool]] = {
@@ -39,13 +40,15 @@ IN_THE_MIDDLE = {
     "delivery": "completed",
     "redis": "after a checkpoint",
 }
-"""The phase in which each is needed; all the others belong to the heavy suite."""
+"""The phase in which each is needed; all the others belong to the heavy suite, as the webhook sender: e2e kills it."""
 
 
 def every_kill() -> list[object]:
     return [
-        pytest.param(who, phase, marks=() if IN_THE_MIDDLE[who] == phase else pytest.mark.slow, id=f"{who}, {phase}")
-        for who in (*SERVICES, "redis")
+        pytest.param(
+            who, phase, marks=() if IN_THE_MIDDLE.get(who) == phase else pytest.mark.slow, id=f"{who}, {phase}"
+        )
+        for who in (*PROCESSES, "redis")
         for phase in PHASES
     ]
 
@@ -96,7 +99,7 @@ def test_kill_up_itself_and_start_again(own_stack: Callable[[], Stack], tmp_path
     for event in first.client.videos.stream(video):
         if event.type == "checkpoint":
             break
-    pids = [first.pid(service) for service in SERVICES]
+    pids = [first.pid(service) for service in PROCESSES]
     first.process.kill()
     first.process.wait()
     wait_for("the children to die with their parent", lambda: not any(is_alive(pid) for pid in pids), timeout_s=10)
@@ -118,7 +121,7 @@ def test_sigterm_drains_and_the_next_start_goes_on(own_stack: Callable[[], Stack
     for event in first.client.videos.stream(video_id):
         if event.type == "progress" and event.data["step"] >= 12:
             break
-    pids = [first.pid(service) for service in SERVICES]
+    pids = [first.pid(service) for service in PROCESSES]
     assert first.terminate() < 10.5
     assert not any(is_alive(pid) for pid in pids)
     assert first.task(video_id, "generate")["state"] == "ready"

@@ -11,12 +11,13 @@ from tests.chaos.invariants import MAX_REPEATED, assert_done_once, assert_draine
 from tests.chaos.test_kill import pid_of
 from tests.chaos.test_redis_loss import wipe
 
-from tests.conftest import SERVICES, Stack, wait_for
+from tests.conftest import Stack, wait_for
 from vitascope_client import Event
+from vitascope_common.settings import PROCESSES
 
 NUM_JOBS = 24
 NUM_FAULTS = 16
-FAULTS = (*SERVICES, "redis", "wipe", "gpu-worker", "postproc")
+FAULTS = (*PROCESSES, "redis", "wipe", "gpu-worker", "postproc")
 """Two of them twice: those that hold the work."""
 
 

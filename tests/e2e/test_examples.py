@@ -11,7 +11,12 @@ import pytest
 from tests.conftest import Stack
 
 ROOT = Path(__file__).parents[2]
-SAVED = {"generate.py": ["video.mp4"], "generate_async.py": ["video-1.mp4", "video-2.mp4"], "same_seed.py": []}
+SAVED = {
+    "batch.py": ["video-1.mp4", "video-2.mp4"],
+    "generate.py": ["video.mp4"],
+    "generate_async.py": ["video-1.mp4", "video-2.mp4"],
+    "same_seed.py": [],
+}
 
 
 def test_every_example_is_run() -> None:

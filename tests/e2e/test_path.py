@@ -50,6 +50,14 @@ def test_the_video_is_what_was_asked_for(stack: Stack, finished: str, tmp_path: 
     stack.client.videos.download(finished, target)
     video = stack.client.videos.retrieve(finished)
     assert (video.status, video.progress, video.seconds, video.size) == ("completed", 100, "4", "128x128")
+    phases = ("queue", "load", "encode", "denoise", "decode", "upload", "postprocess")
+    assert tuple(video.stage_durations) == phases
+    assert video.inference_time_s == pytest.approx(
+        video.stage_durations["denoise"] + video.stage_durations["decode"], abs=0.01
+    )
+    assert video.gpu_seconds >= video.inference_time_s > 0
+    assert video.peak_memory_mb > 50
+    assert (video.cost.estimated, video.cost.refunded) == (video.cost.charged, 0)
     with av.open(str(target)) as container:
         stream = container.streams.video[0]
         assert stream.codec_context.name == "h264"
@@ -128,13 +136,17 @@ def test_the_stock_openai_client_works(stack: Stack) -> None:
 def test_a_running_job_can_be_cancelled_and_the_worker_goes_on(stack: Stack) -> None:
     video = stack.client.videos.create(prompt=PROMPT, num_inference_steps=200)
     events = stack.client.videos.stream(video.id)
-    for event in events:
-        if event.type == "progress" and event.data["step"] >= 5:
-            break
+    preview = next(event.data["preview"] for event in events if event.type == "progress" and "preview" in event.data)
+    shown = stack.client.videos.retrieve(video.id)
+    assert shown.stage == "generate"
+    for answer in (stack.get(preview["url"]), httpx.get(shown.preview_url)):
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
+        assert Image.open(io.BytesIO(answer.content)).n_frames > 1
     cancelled = stack.client.videos.cancel(video.id)
     assert (cancelled.status, cancelled.error.code) == ("failed", "cancelled")
     assert [event.type for event in events][-1] == "cancelled"
-    assert stack.get(f"/v1/videos/{video.id}/content").status_code == 404
+    for path in (f"/v1/videos/{video.id}/content", preview["url"]):
+        assert stack.get(path).status_code == 404
     after = stack.client.videos.create(prompt=PROMPT, seed=3)
     assert stack.client.videos.wait(after.id).status == "completed"
 

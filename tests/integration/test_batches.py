@@ -79,7 +79,7 @@ async def test_a_batch_over_both_databases(database: Database, tmp_path: Path) -
             guard=guard,
             webhooks=Webhooks(SqlWebhooks(database), guard),
         )
-        files, rows = Files(SqlFiles(database), objects), SqlBatches(database)
+        files, rows = Files(SqlFiles(database), objects, max_bytes=2_000), SqlBatches(database)
         batches = Batches(rows, files)
         work = BatchWork(rows, files=files, objects=objects, store=store, gateway=gateway, creation=creation)
         caller = Caller("many", ("standard", "batch"), "key")
@@ -110,6 +110,11 @@ async def test_a_batch_over_both_databases(database: Database, tmp_path: Path) -
             assert [json.loads(one)["custom_id"] for one in output.splitlines()] == list("01234")
             await files.delete("many", file.file_id)
             assert await files.sweep() == 1
+            await add_tenant(database, "full")
+            (tmp_path / "large").write_bytes(b"x" * 1_500)
+            uploads = [files.upload("full", "large", tmp_path / "large", 3600_000) for _ in range(2)]
+            kept = await asyncio.gather(*uploads, return_exceptions=True)  # two at once, and room for one
+            assert sorted(type(one).__name__ for one in kept) == ["File", "QuotaExceededError"]
             assert await rows.sweep(ids.now_ms() + 1, 10) == 1
         finally:
             await creation.drain()

@@ -132,6 +132,24 @@ class TestTheWholeWay:
         assert await look.ledger(first) == [(1, "done", 4.0)]
         assert await look.ledger(last) == [(1, "done", 2.0)]
 
+    async def test_what_the_attempts_measured_adds_up_for_the_job(
+        self, manager: JobManager, look: Sql, job_id: str, first: str, last: str
+    ) -> None:
+        await manager.claim(first, "w1")
+        once = {"denoise_s": 2.0, "peak_memory_mb": 100.0, "decode_s": float("nan"), "ours": 7.0}
+        for _ in range(2):
+            await manager.report(Report(first, 1, Outcome.YIELDED, meters=once))
+        assert (await look.job(job_id))["meters"] == {"denoise_s": 2.0, "peak_memory_mb": 100.0}
+        await manager.claim(first, "w2")
+        await manager.report(Report(first, 1, Outcome.DONE, meters=once))  # too late
+        again = {"denoise_s": 3.0, "decode_s": 1.5, "peak_memory_mb": 80.0}
+        await manager.report(Report(first, 2, Outcome.DONE, (MEZZANINE,), meters=again))
+        await manager.claim(last, "p1")
+        await manager.report(Report(last, 1, Outcome.DONE, (MANIFEST,), meters={"postprocess_s": 0.5}))
+        whole = {"denoise_s": 5.0, "decode_s": 1.5, "peak_memory_mb": 100.0, "postprocess_s": 0.5}
+        assert (await look.job(job_id))["meters"] == whole
+        assert (await look.rows(tables.ledger, task_id=first, attempt=1))[0]["meters"]["ours"] == 7.0
+
     async def test_without_a_manifest_nothing_is_published(
         self, manager: JobManager, look: Sql, job_id: str, first: str, last: str
     ) -> None:

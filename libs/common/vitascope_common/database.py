@@ -4,14 +4,17 @@ Writers on SQLite take the write lock at BEGIN (IMMEDIATE), so a transaction nev
 is in WAL mode with synchronous=FULL, because an accepted job must survive a power cut.
 """
 
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import asyncpg
 import sqlalchemy as sa
 import structlog
+from aiosqlite.context import contextmanager as as_cursor
 from alembic import command
 from alembic.config import Config
 from sqlalchemy.dialects import postgresql, sqlite
@@ -80,9 +83,8 @@ def _make_engine(url: str, pool_size: int) -> AsyncEngine:
         return create_async_engine(
             url, pool_size=pool_size, pool_pre_ping=True, hide_parameters=True, connect_args=timeouts
         )
-    engine = create_async_engine(
-        url, pool_size=pool_size, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
-    )
+    given = {"timeout": BUSY_TIMEOUT_MS / 1000, "async_creator_fn": _connect_sqlite}
+    engine = create_async_engine(url, pool_size=pool_size, hide_parameters=True, connect_args=given)
 
     @sa.event.listens_for(engine.sync_engine, "connect")
     def _on_connect(dbapi_connection: Any, _record: object) -> None:
@@ -103,6 +105,25 @@ def _make_engine(url: str, pool_size: int) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+class _Cursor(aiosqlite.Cursor):
+    async def close(self) -> None:
+        self._cursor.close()
+
+
+class _Connection(aiosqlite.Connection):
+    """Makes and closes cursors at once: what does not touch the file is not worth a trip to the connection's thread."""
+
+    @as_cursor
+    async def cursor(self) -> aiosqlite.Cursor:
+        return _Cursor(self, self._conn.cursor())
+
+
+def _connect_sqlite(path: str, **given: Any) -> aiosqlite.Connection:
+    connection = _Connection(lambda: sqlite3.connect(path, **given), iter_chunk_size=64)
+    connection._thread.daemon = True  # as SQLAlchemy does for those it makes
+    return connection
 
 
 def upsert_into(connection: AsyncConnection, table: sa.Table) -> "postgresql.Insert | sqlite.Insert":

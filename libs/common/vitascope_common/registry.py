@@ -8,6 +8,7 @@ cannot be used does not take the others down: lists pass over it with one line i
 that model is told what is wrong.
 """
 
+import os
 import re
 import threading
 from collections.abc import Mapping
@@ -47,7 +48,7 @@ class Registry:
         self._lock = threading.Lock()
         self._fetching: dict[str, threading.Lock] = {}
         """By model: verifying one takes minutes, in which the others are to be had."""
-        self._cards: dict[Path, tuple[_Stamp, AnyCard | ConfigurationError]] = {}
+        self._cards: dict[str, tuple[_Stamp, AnyCard | ConfigurationError]] = {}
         self._logged: Mapping[str, str] = {}
         self._verified: set[tuple[Path, int, int, str]] = set()
 
@@ -65,9 +66,12 @@ class Registry:
 
     def entries(self) -> Mapping[str, AnyCard | ConfigurationError]:
         """Return every card, or what is wrong with it, by its folder's name; logs nothing. Raises: OSError."""
-        paths = sorted(self._models_dir.glob(f"*/{CARD_FILE}"))
+        try:
+            names = sorted(name for name in os.listdir(self._models_dir) if not name.startswith("."))
+        except FileNotFoundError:
+            names = []
         with self._lock:
-            found = {path.parent.name: self._read(path) for path in paths if not path.parent.name.startswith(".")}
+            found = {name: self._read(f"{self._models_dir}/{name}/{CARD_FILE}") for name in names}
         return {name: card for name, card in found.items() if card is not None}
 
     def card(self, model_id: str) -> ModelCard:
@@ -104,7 +108,7 @@ class Registry:
         found = None
         if _ID.fullmatch(model_id):
             with self._lock:
-                found = self._read(self._models_dir / model_id / CARD_FILE)
+                found = self._read(f"{self._models_dir}/{model_id}/{CARD_FILE}")
         if isinstance(found, ConfigurationError):
             raise ConfigurationError(found.message)  # a new one: the one that is kept would gather tracebacks
         if not isinstance(found, kind):
@@ -125,15 +129,15 @@ class Registry:
         self._logged = problems
         return tuple(card for card in entries.values() if isinstance(card, kind))
 
-    def _read(self, path: Path) -> AnyCard | ConfigurationError | None:
+    def _read(self, path: str) -> AnyCard | ConfigurationError | None:
         """Return a card, or what is wrong with it; None: it is not there."""
         try:
-            status = path.stat()
+            status = os.stat(path)
             stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size)
             known = self._cards.get(path)
             if known is not None and known[0] == stamp:
                 return known[1]
-            card: AnyCard | ConfigurationError = _parse(path)
+            card: AnyCard | ConfigurationError = _parse(Path(path))
         except (FileNotFoundError, NotADirectoryError):
             self._cards.pop(path, None)
             return None

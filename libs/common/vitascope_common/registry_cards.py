@@ -307,6 +307,10 @@ class ModelCard(Card):
         """Return how many seconds a group is expected to take for steps and frames; None means the default size."""
         return self.cost.fixed_s + self.cost.per_step_frame_s * num_steps * num_frames * self._relative_area(size)
 
+    def price_usd_micros(self, seconds: str) -> int:
+        """Return the list price of a video of so many seconds, in millionths of a US dollar."""
+        return round(self.price.usd_micros_per_second * float(seconds))
+
     def shift_for(self, size: str) -> float:
         """Return the schedule's shift for a size: sqrt(n / n0) times the default one's (Esser et al. 2024).
 

@@ -91,6 +91,9 @@ jobs = sa.Table(
     _count("deleted_at_ms", None),  # hidden from its tenant since
     _text("error_code", default=None),
     _text("error_message", default=None),
+    _count("price_usd_micros", None),  # list price at admission; None: admitted before it was kept
+    sa.Column("has_previews", sa.Boolean, nullable=False, server_default=sa.false()),  # its model makes some
+    sa.Column("meters", JSON, nullable=False, server_default="{}"),  # {name: value}, of all attempts: see meters.py
     _text("manifest_key", default=None),  # publication: what delivery may serve
     _text("manifest_sha256", default=None),
     sa.Index("ix_jobs_tenant_page", "tenant_id", "created_at_ms", "job_id"),

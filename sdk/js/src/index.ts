@@ -38,6 +38,7 @@ export {
 } from "./errors.js";
 export type { Fetch } from "./http.js";
 export {
+  type Cost,
   type CreateParams,
   type EditParams,
   type Estimate,

@@ -8,6 +8,17 @@ export interface VideoError {
   readonly message: string;
 }
 
+/** What a video costs at list price. */
+export interface Cost {
+  readonly currency: "USD";
+  /** When it was accepted; null: that was long ago. */
+  readonly estimated: number | null;
+  /** 0 unless it was completed; null as long as it is under way. */
+  readonly charged: number | null;
+  /** What of `estimated` is not charged; null as long as it is under way. */
+  readonly refunded: number | null;
+}
+
 export type VideoStatus = "queued" | "in_progress" | "completed" | "failed";
 
 /** One video job. */
@@ -45,6 +56,10 @@ export interface Video {
   readonly queue_position: number | null;
   /** Seconds until it is expected to be finished; null when unknown. */
   readonly eta_seconds: number | null;
+  /** The same as a time, Unix seconds; null when unknown. */
+  readonly estimated_completion_at: number | null;
+  /** The step of the pipeline that it is in: generate, finish; null before and after. */
+  readonly stage: string | null;
   readonly steps_done: number;
   /** 0 until it is known. */
   readonly steps_total: number;
@@ -56,6 +71,17 @@ export interface Video {
   readonly priority: number;
   /** When it fails with the code `expired` unless finished, Unix seconds; null: never. */
   readonly deadline_at: number | null;
+  readonly cost: Cost;
+  /** Busy seconds of its devices so far: all of them, all attempts. */
+  readonly gpu_seconds: number;
+  /** Seconds of denoising and decoding; null until both are done. */
+  readonly inference_time_s: number | null;
+  /** Seconds of what is done, all attempts: queue, load, encode, denoise, decode, upload, postprocess. */
+  readonly stage_durations: Readonly<Record<string, number>>;
+  /** MiB of its device at most; null until it is known. */
+  readonly peak_memory_mb: number | null;
+  /** A small WebP of what it is going to look like; opens for an hour without a key. Null: there is none now. */
+  readonly preview_url: string | null;
   /** Its server-sent events; opens them for an hour without a key (`streamFromUrl`), so whoever has it follows. */
   readonly events_url: string;
   /** The same events over a WebSocket, likewise; null where the server has none. */

@@ -27,7 +27,7 @@ from vitascope_client._errors import (
     VitascopeError,
     WebhookVerificationError,
 )
-from vitascope_client._objects import Estimate, Event, Model, Progress, Video, VideoError
+from vitascope_client._objects import Cost, Estimate, Event, Model, Progress, Video, VideoError
 from vitascope_client._requests import ChangeFields, VideoFields
 from vitascope_client._sync._admin import Admin
 from vitascope_client._sync._client import Vitascope
@@ -47,6 +47,7 @@ __all__ = [
     "AsyncVitascope",
     "AuthenticationError",
     "ChangeFields",
+    "Cost",
     "Estimate",
     "Event",
     "EventStream",

@@ -14,6 +14,16 @@ class VideoError:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a video costs at list price; None: not known, or not yet."""
+
+    currency: str
+    estimated: float | None  # when it was accepted
+    charged: float | None  # 0 unless it was completed
+    refunded: float | None
+
+
+@dataclass(frozen=True)
 class Video:
     """One video job."""
 
@@ -42,6 +52,14 @@ class Video:
     deadline_at: int | None = None  # Unix seconds
     retry_of: str | None = None  # the video whose request this one repeats
     remixed_from_video_id: str | None = None  # the video that this one is made from
+    stage: str | None = None  # the step of the pipeline that it is in: generate, finish
+    estimated_completion_at: int | None = None  # Unix seconds
+    cost: Cost | None = None
+    gpu_seconds: float = 0.0  # busy seconds of its devices so far
+    inference_time_s: float | None = None  # of denoising and decoding, once both are done
+    stage_durations: Mapping[str, float] = field(default_factory=dict)  # seconds of what is done
+    peak_memory_mb: float | None = None  # MiB
+    preview_url: str | None = None  # a WebP of what it is going to look like; opens for an hour without a key
     raw: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     @property
@@ -52,7 +70,7 @@ class Video:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Video":
         """Read the wire object; extensions of ours may be missing."""
-        error = data.get("error")
+        error, cost = data.get("error"), data.get("cost")
         return cls(
             id=data["id"],
             status=data["status"],
@@ -79,8 +97,21 @@ class Video:
             deadline_at=data.get("deadline_at"),
             retry_of=data.get("retry_of"),
             remixed_from_video_id=data.get("remixed_from_video_id"),
+            stage=data.get("stage"),
+            estimated_completion_at=data.get("estimated_completion_at"),
+            cost=_cost(cost) if cost else None,
+            gpu_seconds=data.get("gpu_seconds") or 0.0,
+            inference_time_s=data.get("inference_time_s"),
+            stage_durations=data.get("stage_durations") or {},
+            peak_memory_mb=data.get("peak_memory_mb"),
+            preview_url=data.get("preview_url"),
             raw=dict(data),
         )
+
+
+def _cost(data: Mapping[str, Any]) -> Cost:
+    known = (data.get(name) for name in ("estimated", "charged", "refunded"))
+    return Cost(data.get("currency") or "USD", *known)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from vitascope_gateway.follow import Following, FollowTokens
 from vitascope_gateway.grpc_api.api import VideoApi
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.positions import PositionPoller
+from vitascope_gateway.previews import Previews
 from vitascope_gateway.service import Gateway, MediaLinks
 from vitascope_gateway.stream import History
 from vitascope_gateway.testing import (
@@ -213,7 +214,7 @@ def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Insi
             hub = FeedHub(None)  # type: ignore[arg-type]  # nobody follows
             tokens = FollowTokens(SecretStr(SIGNING_KEY))
             places = PositionPoller(scheduler)
-            files, batches = Files(SqlFiles(database), objects), SqlBatches(database)
+            files, batches = Files(SqlFiles(database), objects, max_bytes=2_000_000), SqlBatches(database)
             work = BatchWork(batches, files=files, objects=objects, store=store, gateway=gateway, creation=creation)
             following = Following(gateway, store, hub, NoEvents(), places)
             app = make_app(
@@ -225,6 +226,7 @@ def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Insi
                 follow_tokens=tokens,
                 files=files,
                 batches=Batches(batches, files),
+                previews=Previews(objects),
             )
             video_api = VideoApi(gateway, creation, store, following)
             keys = {name: await add_tenant(database, name) for name in ("acme", "other")}

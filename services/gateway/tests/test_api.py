@@ -55,6 +55,47 @@ def test_create_answers_with_a_queued_video(inside: Any) -> None:
     assert json.loads(row["safety"]) == {"category": "", "score": 0.0, "policy_version": "test-1"}
 
 
+def test_a_video_says_what_it_costs_and_took(inside: Any) -> None:
+    job_id = create(inside, seconds="4")
+
+    def shown(**changes: Any) -> dict[str, Any]:
+        for name, value in changes.items():
+            table, _, column = name.partition("__")
+            where = " WHERE stage = 'generate'" if table == "tasks" else ""
+            inside.sql(f"UPDATE {table} SET {column} = ?{where}", value)
+        return dict(inside.request("GET", f"/v1/videos/{job_id}").json())
+
+    nothing = {"currency": "USD", "estimated": 0.004, "charged": None, "refunded": None}
+    new = shown()
+    assert (new["cost"], new["stage"], new["gpu_seconds"], new["stage_durations"]) == (nothing, None, 0, {})
+    assert (new["inference_time_s"], new["peak_memory_mb"], new["preview_url"]) == (None, None, None)
+    assert new["estimated_completion_at"] == pytest.approx(time.time() + new["eta_seconds"], abs=5)
+    begun = shown(
+        jobs__state="running",
+        jobs__started_at_ms=new["created_at"] * 1000 + 60_000,
+        tasks__state="leased",
+        tasks__ran_s=10.0,
+        tasks__used_s=2.5,
+        tasks__group_size=2,
+        jobs__meters=json.dumps({"denoise_s": 1.0, "decode_s": 0.5}),  # of the attempt before
+    )
+    assert (begun["stage"], begun["gpu_seconds"], begun["cost"]) == ("generate", 25.0, nothing)
+    assert begun["stage_durations"]["queue"] == pytest.approx(60, abs=1.1)
+    assert begun["inference_time_s"] is None
+    measured = {"denoise_s": 4.25, "decode_s": 0.5, "load_s": 0.00012, "peak_memory_mb": 512.0, "x": 1.0}
+    decoded = shown(tasks__state="done", jobs__meters=json.dumps(measured))
+    assert (decoded["stage"], decoded["inference_time_s"], decoded["peak_memory_mb"]) == ("finish", 4.75, 512.0)
+    assert list(decoded["stage_durations"]) == ["queue", "load", "denoise", "decode"]
+    done = shown(jobs__state="completed", jobs__finished_at_ms=ids.now_ms())
+    assert done["cost"] == {"currency": "USD", "estimated": 0.004, "charged": 0.004, "refunded": 0.0}
+    assert (done["stage"], done["inference_time_s"], done["estimated_completion_at"]) == (None, 4.75, None)
+    failed = shown(jobs__state="cancelled")
+    assert failed["cost"] == {"currency": "USD", "estimated": 0.004, "charged": 0.0, "refunded": 0.004}
+    assert failed["inference_time_s"] is None
+    old = shown(jobs__price_usd_micros=None)
+    assert old["cost"] == {"currency": "USD", "estimated": None, "charged": 0.0, "refunded": None}
+
+
 def test_the_scheduler_hears_of_a_new_job(inside: Any) -> None:
     job_id = create(inside)
     inside.runner.run(inside.closing[0]())

@@ -1,11 +1,13 @@
 """Files and batches: what clients see, and what the duty does; SQL says what workers would have done."""
 
 import asyncio
+import copy
 import json
 from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 
 from vitascope_common import ids
 from vitascope_gateway import batch_api, batch_lines, batch_work, batches, uploads
@@ -68,6 +70,11 @@ def end(inside: Any, job_id: str | None = None, state: str = "completed", code: 
         ids.now_ms(),
         job_id or "%",
     )
+
+
+def ended(name: str, what: str = "batch_lines", label: str = "outcome") -> float:
+    """Return how many lines ended in this way, as operators see it."""
+    return REGISTRY.get_sample_value(f"vitascope_gateway_{what}_total", {label: name}) or 0.0
 
 
 def jobs(inside: Any) -> list[Any]:
@@ -206,6 +213,27 @@ def test_an_upload_that_is_too_large_is_not_kept(inside: Any, monkeypatch: pytes
     assert (answer.status_code, answer.json()["error"]["param"]) == (415, "content-type")
 
 
+def test_the_files_of_a_tenant_have_only_so_many_bytes(inside: Any) -> None:
+    batch_id = start(inside, line("a"))
+    step(inside)
+    first = upload(inside, b"x" * 1_200_000).json()
+    answer = upload(inside, b"x" * 800_000)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (413, "quota_exceeded", "file")
+    (row,) = inside.sql("SELECT sum(num_bytes) AS used, count(*) AS number FROM files")
+    assert row["number"] == 2  # what was refused is not kept
+    assert f"{row['used']} of the 2000000 bytes" in error["message"]
+    assert upload(inside, b"x" * 800_000, tenant="other").status_code == 200
+    assert upload(inside, b"x" * (2_000_000 - row["used"])).status_code == 200
+    end(inside)
+    step(inside)
+    assert read(inside, shown(inside, batch_id)["output_file_id"])  # for which there is always room
+    inside.request("DELETE", f"/v1/files/{first['id']}")
+    assert upload(inside, b"x" * 1_000_000).status_code == 413  # its bytes are there still
+    inside.runner.run(inside.work.sweep())
+    assert upload(inside, b"x" * 1_000_000).status_code == 200
+
+
 def test_a_process_that_dies_while_a_file_is_stored_leaves_nothing_for_ever(inside: Any) -> None:
     upload(inside, jsonl(line("a")))
     inside.sql("UPDATE files SET stored_at_ms = NULL")
@@ -287,9 +315,13 @@ def test_a_batch_makes_videos_and_says_what_became_of_each_line(inside: Any) -> 
         line("fails"),
         line("class", service_class="standard"),
     )
+    before = {name: ended(name) for name in ("completed", "moderation_blocked", "poison")}
+    num_completed = ended("completed", "batches", "state")
     batch = shown(inside, batch_id)
     assert (batch["status"], batch["expires_at"]) == ("validating", batch["created_at"] + 24 * 3600)
     assert step(inside)
+    inside.runner.run(inside.work.measure())
+    assert REGISTRY.get_sample_value("vitascope_gateway_batches_under_way") == 1
     batch = shown(inside, batch_id)
     assert (batch["status"], batch["in_progress_at"] is None) == ("in_progress", False)
     assert batch["request_counts"] == {"total": 5, "completed": 0, "failed": 3}
@@ -321,6 +353,8 @@ def test_a_batch_makes_videos_and_says_what_became_of_each_line(inside: Any) -> 
     assert (output["purpose"], output["filename"]) == ("batch_output", f"{batch_id}_output.jsonl")
     assert inside.request("GET", f"/v1/files/{batch['output_file_id']}/content", tenant="other").status_code == 404
     assert not step(inside)
+    assert {name: ended(name) for name in before} == {name: number + 1 for name, number in before.items()}
+    assert ended("completed", "batches", "state") == num_completed + 1
 
 
 @pytest.mark.parametrize(
@@ -646,6 +680,56 @@ def test_a_line_whose_batch_is_cancelled_while_it_is_judged_makes_no_video(
     step(inside)
     assert shown(inside, batch_id)["status"] == "cancelled"
     assert jobs(inside) == []
+
+
+def test_gateways_share_batches_and_give_them_back_when_they_stop(inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_work, "NUM_AT_ONCE", 2)
+    monkeypatch.setattr(batch_work, "IDLE_S", 0.01)
+    batch_ids = {start(inside, line("a")) for _ in range(5)}
+    begun: list[str] = []
+    news, is_first_over = asyncio.Event(), asyncio.Event()
+
+    async def hold(self: Any, batch: Any) -> None:
+        begun.append(batch.batch_id)
+        news.set()
+        await (is_first_over if batch.batch_id == begun[0] else asyncio.Event()).wait()
+
+    async def play() -> None:
+        running = [asyncio.create_task(one.run()) for one in (inside.work, copy.copy(inside.work))]
+        for num_begun in (4, 5):
+            while len(begun) < num_begun:
+                news.clear()
+                await news.wait()
+            is_first_over.set()  # there is room for the fifth
+        for one in running:
+            one.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    monkeypatch.setattr(batch_work.BatchWork, "_round", hold)
+    inside.runner.run(asyncio.wait_for(play(), 20))
+    assert sorted(begun) == sorted(batch_ids)
+    soon_ms = ids.now_ms() + batch_work.POLL_MS
+    assert len(inside.sql("SELECT * FROM batches WHERE next_at_ms <= ?", soon_ms)) == 5
+
+
+def test_an_idle_gateway_asks_for_batches_once_at_a_time(inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = 0
+
+    async def ask(*_: Any) -> None:
+        nonlocal questions
+        questions += 1
+        await asyncio.Event().wait()
+
+    async def idle() -> None:
+        running = asyncio.create_task(inside.work.run())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    monkeypatch.setattr(inside.work._batches, "claim", ask)
+    inside.runner.run(idle())
+    assert questions == 1
 
 
 def claimed(inside: Any) -> Any:

@@ -17,6 +17,8 @@ import pytest
 import websockets
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from pydantic import SecretStr
+from websockets.frames import Close, Frame, Opcode
+from websockets.protocol import Protocol, Side
 from websockets.sync.client import ClientConnection, connect
 
 from vitascope_common import keys, tokens
@@ -64,7 +66,7 @@ def test_open_jobs_are_those_that_have_neither_ended_nor_been_deleted(inside: An
     assert inside.runner.run(SqlStore(inside.database).open_jobs([*ids, JOB])) == set(ids[:2])
 
 
-def test_the_document_says_that_a_token_opens_the_events_and_nothing_else(inside: Any) -> None:
+def test_the_document_says_what_a_token_opens(inside: Any) -> None:
     document = inside.request("GET", "/openapi.json", tenant=None).json()
     by_token = {
         (path, method): [next(iter(one)) for one in operation["security"]]
@@ -72,7 +74,8 @@ def test_the_document_says_that_a_token_opens_the_events_and_nothing_else(inside
         for method, operation in operations.items()
         if {"FollowToken": []} in operation.get("security", [])
     }
-    assert by_token == {("/v1/videos/{video_id}/events", "get"): ["ApiKey", "FollowToken"]}
+    both = ["ApiKey", "FollowToken"]
+    assert by_token == {(f"/v1/videos/{{video_id}}/{name}", "get"): both for name in ("events", "preview")}
     scheme = document["components"]["securitySchemes"]["FollowToken"]
     assert (scheme["type"], scheme["in"], scheme["name"]) == ("apiKey", "query", "token")
     events = document["paths"]["/v1/videos/{video_id}/events"]["get"]
@@ -181,7 +184,10 @@ def test_a_websocket_tells_what_the_event_stream_tells(outside: Any) -> None:
         preview = {"step": 8, "key": f"work/{job_id}/generate/0/1/preview-000008.webp"}
         step = append(outside.redis.client, Event(job_id, EventType.PROGRESS, {"step": 9, "preview": preview}))
         progress = told(mirror)
-        assert (progress["id"], progress["data"]["preview"]) == (step, {"step": 8})
+        assert (progress["id"], progress["data"]["preview"]) == (
+            step,
+            {"step": 8, "url": f"/v1/videos/{job_id}/preview"},
+        )
     with connect(f"{video['websocket_url']}&last_event_id={started}", compression=None) as mirror:
         assert told(mirror)["id"] == step
         last = state(outside, job_id, EventType.COMPLETED, 3)
@@ -227,6 +233,86 @@ def test_a_websocket_takes_a_key_too_and_says_why_it_closes(outside: Any) -> Non
         assert code_of(mirror)[0] == 1009
     with pytest.raises(websockets.InvalidStatus):
         connect(f"{base}/nowhere")
+
+
+def sent(opcode: Opcode, data: bytes, *, fin: bool = True) -> bytes:
+    """Return a frame of a client."""
+    return Frame(opcode, data, fin).serialize(mask=True)
+
+
+GOODBYE = sent(Opcode.CLOSE, Close(1001, "I go").serialize())
+
+
+def answers(video: Any, *pieces: bytes) -> list[tuple[Opcode, bytes]]:
+    """Return what a WebSocket says to these bytes after two events, until its end; a close as its code."""
+    parts = urlsplit(video["websocket_url"])
+    head = f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    head += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    client = Protocol(Side.CLIENT)
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(head.encode())
+        data = b""
+        while data.count(b"}}") < 2:
+            data += connection.recv(65536)
+        status, _, rest = data.partition(b"\r\n\r\n")
+        assert b" 101 " in status
+        assert b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in status  # RFC 6455, 1.3
+        client.receive_data(rest)
+        for piece in pieces:
+            connection.sendall(piece)
+        while data := connection.recv(65536):
+            client.receive_data(data)
+    frames = [one for one in client.events_received() if isinstance(one, Frame)]
+    assert [json.loads(one.data)["type"] for one in frames[:2]] == ["queued", "started"]
+    return [
+        (one.opcode, str(Close.parse(one.data).code).encode() if one.opcode is Opcode.CLOSE else bytes(one.data))
+        for one in frames[2:]
+    ]
+
+
+@pytest.fixture
+def begun(outside: Any) -> Any:
+    video = created(outside)
+    state(outside, video["id"], EventType.QUEUED, 1)
+    state(outside, video["id"], EventType.STARTED, 2)
+    return video
+
+
+def test_a_websocket_answers_pings_and_a_goodbye_however_they_are_cut_up(begun: Any) -> None:
+    text = sent(Opcode.TEXT, b"x" * 1000, fin=False), sent(Opcode.PING, b"2"), sent(Opcode.CONT, b"x" * 24)
+    data = sent(Opcode.PING, b"1") + b"".join(text) + sent(Opcode.PONG, b"") + sent(Opcode.BINARY, b"x" * 1024)
+    said = [(Opcode.PONG, b"1"), (Opcode.PONG, b"2"), (Opcode.CLOSE, b"1001")]
+    assert answers(begun, data + GOODBYE) == said
+    assert answers(begun, *((data + GOODBYE)[at : at + 1] for at in range(len(data + GOODBYE)))) == said
+    assert answers(begun, GOODBYE + sent(Opcode.PING, b"too late")) == said[-1:]
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (Frame(Opcode.TEXT, b"x").serialize(mask=False), b"1002"),
+        (b"\xf1" + sent(Opcode.TEXT, b"x")[1:], b"1002"),  # of an extension that nobody has agreed on
+        (b"\x83" + sent(Opcode.TEXT, b"x")[1:], b"1002"),  # an opcode that means nothing
+        (sent(Opcode.CONT, b"x"), b"1002"),  # the continuation of nothing
+        (sent(Opcode.TEXT, b"x", fin=False) * 2, b"1002"),
+        (b"\x89\xfe\x00\x7e" + b"mask" + b"x" * 126, b"1002"),  # a ping is shorter
+        (sent(Opcode.TEXT, b"x" * 1025), b"1009"),
+        (b"\x82\xff\x7f" + b"\xff" * 7 + b"mask", b"1009"),  # it is not even sent
+        (sent(Opcode.TEXT, b"x" * 1000, fin=False) + sent(Opcode.CONT, b"x" * 25), b"1009"),
+    ],
+)
+def test_a_websocket_that_breaks_the_rules_is_told_so(begun: Any, data: bytes, code: bytes) -> None:
+    assert answers(begun, data + sent(Opcode.PING, b"not heard")) == [(Opcode.CLOSE, code)]
+
+
+def test_a_websocket_that_goes_is_forgotten_at_once(outside: Any, begun: Any, wait_for: Any) -> None:
+    before = outside.gateway.metric("vitascope_gateway_followers")
+    with connect(begun["websocket_url"]) as mirror:
+        assert told(mirror)["type"] == "queued"
+        assert outside.gateway.metric("vitascope_gateway_followers") == before + 1
+        mirror.socket.shutdown(socket.SHUT_RDWR)  # without a word
+        wait_for("it to be forgotten", lambda: outside.gateway.metric("vitascope_gateway_followers") == before)
 
 
 def test_a_websocket_that_nobody_reads_is_dropped_and_can_go_on(outside: Any) -> None:

@@ -144,9 +144,13 @@ def test_both_apis_show_the_same_video(inside: Any, calls: Calls) -> None:
     shown = inside.request("GET", f"/v1/videos/{created.message.id}").json()
     got = calls("GetVideo", pb.GetVideoRequest(video_id=created.message.id)).message
     for name in pb.Video.DESCRIPTOR.fields_by_name:
-        if name not in ("status", "error"):
-            value = getattr(got, name) if name == "metadata" or _is_set(got, name) else None
-            assert (dict(value) if name == "metadata" else value) == shown[name], name
+        if name not in ("status", "error", "cost", "estimated_completion_at"):
+            is_map = name in ("metadata", "stage_durations")
+            value = getattr(got, name) if is_map or _is_set(got, name) else None
+            assert (dict(value) if is_map else value) == shown[name], name
+    assert got.estimated_completion_at == pytest.approx(shown["estimated_completion_at"], abs=2)
+    assert (got.cost.currency, got.cost.estimated) == ("USD", shown["cost"]["estimated"])
+    assert not got.cost.HasField("charged")
     assert (got.status, shown["status"], got.HasField("error")) == (pb.VIDEO_STATUS_QUEUED, "queued", False)
     assert (got.seed, got.queue_position, got.eta_seconds, got.metadata["project"]) == (2**32 - 1, 2, 30.0, "demo")
     assert got.deadline_at - got.created_at == 3600

@@ -84,6 +84,7 @@ def test_everything_that_happens_is_told_with_what_it_says(outside: Any) -> None
     assert (progress.eta_s, progress.HasField("preview_step")) == (3.5, False)
     assert (events[2].checkpoint.step, events[3].preempted.step, events[4].resumed.from_step) == (10, 10, 10)
     assert (events[5].progress.preview_step, events[5].progress.HasField("eta_s")) == (11, False)
+    assert events[5].progress.preview_url == f"/v1/videos/{events[5].video_id}/preview"
     assert list(events[6].partial["tokens"]) == ["a", "b"]
     assert (events[7].decoding.steps, events[8].postprocessing.stage) == (STEPS, "encode")
     assert "secret" not in str(events)

@@ -22,17 +22,12 @@ class Slow(SchedulerClient):
             raise UnavailableError
 
 
-async def _settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
 async def test_what_comes_during_a_call_shares_the_next_one():
     scheduler = Slow()
     hints = Hints(scheduler)
     for job_id in ("a", "b", "c"):
         hints.tell(job_id)
-        await _settle()
+        await asyncio.sleep(0)
     assert scheduler.begun == ["a"]
     scheduler.let_go.set()
     await hints.drain()

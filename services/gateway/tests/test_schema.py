@@ -75,6 +75,9 @@ CREATE TRIGGER finish AFTER INSERT ON tasks WHEN NEW.stage = 'finish' BEGIN
 END;
 """
 
+PREVIEW = "GET /v1/videos/{video_id}/preview"
+"""The example's video is finished, and nobody makes one here: its only good answer is a 404."""
+
 # Not the plugin's fixture for a running server: it reads what pytest 9.2 has no more.
 schema = schemathesis.openapi.from_dict(deepcopy(DOCUMENT))
 
@@ -125,7 +128,7 @@ def test_every_operation(case: Any, options: dict[str, Any]) -> None:
     if case.headers and case.headers.get("Idempotency-Key") == "0":
         del case.headers["Idempotency-Key"]  # what it sends with everything: an answer to that would hide all others
     answer = case.call_and_validate(checks=CHECKS, **options)
-    if case.meta.phase.name is TestPhase.EXAMPLES:
+    if case.meta.phase.name is TestPhase.EXAMPLES and case.operation.label != PREVIEW:
         assert answer.status_code < 400, f"the document's own example is refused: {answer.text}"
 
 

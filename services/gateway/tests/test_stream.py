@@ -8,15 +8,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from dataclasses import replace
 
 import pytest
+from starlette.types import Message
+from starlette.websockets import WebSocket
 
 from vitascope_common import keys
 from vitascope_common.errors import UnavailableError
 from vitascope_common.events import EventType, StoredEvent
 from vitascope_common.jobs import TERMINAL_JOB, JobState
+from vitascope_gateway import connection as connection_module
 from vitascope_gateway import positions as positions_module
-from vitascope_gateway import sse
+from vitascope_gateway import sse, ws
 from vitascope_gateway import stream as stream_module
-from vitascope_gateway.connection import SEND_BUFFER_BYTES, Outlet
+from vitascope_gateway.connection import HAND_OVER, MAX_AT_ONCE_BYTES, SEND_BUFFER_BYTES, MessageOutlet
 from vitascope_gateway.hub import MAX_WAITING_EVENTS, FeedHub, FeedRead, Follower, Signal
 from vitascope_gateway.objects import Urls
 from vitascope_gateway.positions import PositionPoller
@@ -215,7 +218,7 @@ async def test_where_a_preview_lies_is_nobodys_business_outside() -> None:
     world.events = [event(1, EventType.QUEUED), StoredEvent("2-0", JOB, EventType.PROGRESS, data)]
     world.events.append(event(3, EventType.COMPLETED))
     told = b"".join([frame async for frame in world.stream()])
-    assert b'"step":9,"preview":{"step":8}' in told
+    assert b'"step":9,"preview":{"step":8,"url":"/v1/videos/' + JOB.encode() + b'/preview"}' in told
     assert b"work/" not in told
 
 
@@ -581,20 +584,73 @@ async def test_one_question_covers_all_that_are_silent_and_a_failure_reaches_eac
     assert await silences.is_open("b")
 
 
-async def test_the_kernel_keeps_little_of_a_stream() -> None:
+@contextlib.asynccontextmanager
+async def connected() -> AsyncIterator[tuple[MessageOutlet, asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Give the outlet of a WebSocket, and its client's side."""
     loop = asyncio.get_running_loop()
-    accepted: asyncio.Future[asyncio.Transport] = loop.create_future()
+    accepted: asyncio.Future[MessageOutlet] = loop.create_future()
 
     class Server(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, asyncio.Transport)
-            Outlet(transport, set(), is_chunked=False)
-            accepted.set_result(transport)
+            accepted.set_result(MessageOutlet(transport, set()))
 
-    async with await loop.create_server(Server, "127.0.0.1", 0) as server:
-        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        transport = await accepted
-        kept_bytes = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-        assert kept_bytes <= 2 * SEND_BUFFER_BYTES  # by itself it would be megabytes on loopback
-        transport.abort()
+    async with asyncio.timeout(5), await loop.create_server(Server, "127.0.0.1", 0) as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        outlet = await accepted
+        yield outlet, reader, writer
         writer.close()
+        await until(lambda: outlet.is_lost)
+
+
+async def test_the_kernel_keeps_little_of_a_stream() -> None:
+    async with connected() as (outlet, _, _):
+        kept_bytes = outlet._transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        assert kept_bytes <= 2 * SEND_BUFFER_BYTES  # by itself it would be megabytes on loopback
+
+
+async def test_a_websocket_is_pinged_and_lives_as_long_as_something_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "SEND_TIMEOUT_S", 0.05)
+    world = World()
+    world.events = [event(1, EventType.QUEUED), event(2)]
+    ping, pong = b"\x89\x00", b"\x8a\x80mask"
+    async with connected() as (outlet, reader, writer):
+        outlet.start(ws.tell(world.job_stream("2-0"), outlet))
+        for _ in range(3):
+            assert await reader.readexactly(2) == ping
+            writer.write(pong)
+        with contextlib.suppress(ConnectionError):
+            assert set((await reader.read()).split(ping)) == {b""}  # and then it ends
+
+
+async def test_a_websocket_that_says_too_much_at_once_is_not_heard() -> None:
+    async with connected() as (outlet, reader, _):
+        outlet.data_received(b"\x89\x80mask" * (MAX_AT_ONCE_BYTES // 6 + 1))
+        assert not outlet.is_ready
+        assert (await reader.read())[:4] == b"\x88\x02" + (1009).to_bytes(2)
+
+
+async def test_a_websocket_that_does_not_read_the_answers_is_not_asked_for_more() -> None:
+    async with connected() as (outlet, _, _):
+        outlet.pause_writing()
+        outlet.data_received(b"\x89\x80mask")
+        assert not outlet._transport.is_reading()
+        outlet.resume_writing()
+        assert outlet._transport.is_reading()
+
+
+async def test_a_fault_of_ours_closes_a_websocket_and_is_not_swallowed() -> None:
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        pass
+
+    async def fail() -> JobStream:
+        raise ZeroDivisionError
+
+    async with connected() as (outlet, reader, _):
+        accepted = WebSocket({"type": "websocket", "extensions": {HAND_OVER: lambda: outlet}}, receive, send)
+        with pytest.raises(ZeroDivisionError):
+            await ws.mirror(accepted, fail)
+        assert await reader.readexactly(4) == b"\x88\x02" + (1011).to_bytes(2)

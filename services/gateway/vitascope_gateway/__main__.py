@@ -15,7 +15,7 @@ from vitascope_common.database import Database
 from vitascope_common.objectstore import open_store
 from vitascope_common.registry import Registry
 from vitascope_common.url_guard import UrlGuard, UrlPolicy
-from vitascope_gateway import idempotency, ws
+from vitascope_gateway import idempotency
 from vitascope_gateway.adapters.batches import SqlBatches
 from vitascope_gateway.adapters.events import RedisEvents
 from vitascope_gateway.adapters.files import SqlFiles
@@ -26,7 +26,7 @@ from vitascope_gateway.adapters.webhooks import SqlWebhooks
 from vitascope_gateway.api import make_app
 from vitascope_gateway.batch_work import BatchWork
 from vitascope_gateway.batches import Batches
-from vitascope_gateway.connection import Http
+from vitascope_gateway.connection import Http, WebSocket
 from vitascope_gateway.creation import Creation
 from vitascope_gateway.files import Files
 from vitascope_gateway.follow import Following, FollowTokens
@@ -34,6 +34,7 @@ from vitascope_gateway.grpc_api.api import VideoApi
 from vitascope_gateway.grpc_api.server import make_server
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.positions import PositionPoller
+from vitascope_gateway.previews import Previews
 from vitascope_gateway.service import Gateway, MediaLinks
 from vitascope_gateway.settings import GatewaySettings
 from vitascope_gateway.stream import SEND_TIMEOUT_S
@@ -98,7 +99,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         default_model=settings.default_model,
         aliases=settings.model_aliases,
     )
-    files, batches = Files(SqlFiles(database), objects), SqlBatches(database)
+    files, batches = Files(SqlFiles(database), objects, max_bytes=settings.max_files_bytes), SqlBatches(database)
     work = BatchWork(batches, files=files, objects=objects, store=store, gateway=gateway, creation=creation)
     following = Following(gateway, store, hub, events, places)
     app = make_app(
@@ -110,15 +111,14 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         follow_tokens=FollowTokens(settings.signing_key),
         files=files,
         batches=Batches(batches, files),
+        previews=Previews(objects),
         public_url=settings.public_url,
     )
     config = uvicorn.Config(
         app,
         http=Http,
-        ws="websockets-sansio",
-        ws_max_size=ws.MAX_INCOMING_BYTES,
-        ws_ping_interval=ws.PING_S,
-        ws_ping_timeout=SEND_TIMEOUT_S,
+        ws=WebSocket,
+        ws_ping_interval=None,  # those whom it is handed over to ask themselves
         ws_per_message_deflate=False,  # messages are small, and its windows would be most of a follower's memory
         lifespan="off",
         log_config=None,

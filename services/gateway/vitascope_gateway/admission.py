@@ -23,7 +23,7 @@ from vitascope_common.jobs import (
     TaskState,
     params_to_dict,
 )
-from vitascope_common.registry import ModelCard
+from vitascope_common.registry import Capability, ModelCard
 from vitascope_common.tables import batch_lines, cost_ratios, jobs, outbox, tasks, webhook_tenants
 from vitascope_gateway.hook import Hook
 from vitascope_gateway.idempotency import AlreadyMadeError, Repeatable, bind
@@ -63,6 +63,16 @@ class NewJob:
     remixed_from: str | None = None
     hook: Hook | None = None  # whom the request wants to be told of the end
     line: BatchLine | None = None
+
+    @property
+    def price_usd_micros(self) -> int | None:
+        """The list price; None: this kind of job has none."""
+        return self.card.price_usd_micros(self.params.seconds) if isinstance(self.params, GenerateParams) else None
+
+    @property
+    def has_previews(self) -> bool:
+        """Whether its worker shows what it is making."""
+        return Capability.PREVIEWS in self.card.capabilities
 
     @property
     def cost_s(self) -> float:
@@ -233,6 +243,8 @@ def _job_row(job: NewJob) -> dict[str, Any]:
         "traceparent": job.traceparent,
         "created_at_ms": job.created_at_ms,
         "deadline_at_ms": job.deadline_at_ms,
+        "price_usd_micros": job.price_usd_micros,
+        "has_previews": job.has_previews,
         "retry_of": job.retry_of,
         "remixed_from": job.remixed_from,
         "webhook_url": None if job.hook is None else job.hook.url,

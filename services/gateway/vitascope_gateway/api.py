@@ -33,6 +33,7 @@ from vitascope_gateway.objects import (
     VideoList,
 )
 from vitascope_gateway.openapi import CREATE_BODY, EDIT_BODY, EXTENSION_BODY, REMIX_BODY, install_openapi
+from vitascope_gateway.previews import MEDIA_TYPE, Previews
 from vitascope_gateway.service import Caller, Gateway, JobRecord, Store
 from vitascope_gateway.sse import EventStreamResponse
 from vitascope_gateway.stream import JobStream
@@ -81,6 +82,7 @@ def make_app(
     follow_tokens: FollowTokens,
     files: Files,
     batches: Batches,
+    previews: Previews,
     public_url: str | None = None,
 ) -> FastAPI:
     """Build the application."""
@@ -303,6 +305,39 @@ def make_app(
     app.head("/v1/videos/{video_id}/content", include_in_schema=False)(get_content)
 
     @app.get(
+        "/v1/videos/{video_id}/preview",
+        responses={
+            200: {
+                "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+                "description": "A moving picture of at most 64 kB.",
+                "headers": {"Cache-Control": {"schema": {"type": "string", "enum": ["no-store"]}}},
+            },
+            **_errors(401, 403, 404, 503),
+        },
+        response_class=Response,
+        tags=["videos"],
+    )
+    async def get_preview(
+        request: Request,
+        video_id: str,
+        _: Annotated[Any, Depends(bearer)],
+        token: Annotated[str | None, Depends(follow_token)],
+    ) -> Response:
+        """Show what a video that is being made is going to look like: the newest preview.
+
+        `preview_url` of a video has a token in place of an API key, as `events_url` has. A `progress` event with
+        `preview` says that there is a newer one. Before the first one, and once denoising is over, this is a 404
+        `video_not_ready`.
+        """
+        headers = {"Cache-Control": "no-store"} | _open_to_pages(token)
+        try:
+            allowed = await access(request, video_id)
+            found = await previews.newest(await gateway.video(allowed.tenant_id, video_id))
+        except VitascopeError as error:
+            return error_response(error, headers)
+        return Response(found, media_type=MEDIA_TYPE, headers=headers)
+
+    @app.get(
         "/v1/videos/{video_id}/events",
         responses={
             200: {"content": {"text/event-stream": {}}, "description": "Events, until the video is finished."},
@@ -333,7 +368,7 @@ def make_app(
         not kept: `Last-Event-ID` stays that of the last event before them, and whoever resumes gets a fresh one.
         """
         last_id = request.headers.get("last-event-id", last_event_id)
-        headers = {} if token is None else {"Access-Control-Allow-Origin": "*"}  # the token says who may, not the page
+        headers = _open_to_pages(token)
         try:
             stream = await following.open(await access(request, video_id), video_id, last_id)
         except VitascopeError as error:
@@ -379,6 +414,11 @@ def make_app(
 
     install_openapi(app)
     return app
+
+
+def _open_to_pages(token: str | None) -> dict[str, str]:
+    """Return the header with which a page of any origin may read an answer: the token says who may, not the page."""
+    return {} if token is None else {"Access-Control-Allow-Origin": "*"}
 
 
 def _models(gateway: Gateway) -> dict[str, Any]:

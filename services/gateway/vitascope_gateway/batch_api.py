@@ -10,12 +10,13 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from vitascope_common.errors import QuotaExceededError
 from vitascope_common.objectstore import ByteStream
 from vitascope_gateway import batch_objects
 from vitascope_gateway.batch_lines import MAX_LINES
 from vitascope_gateway.batch_objects import BatchList, BatchObject, FileDeleted, FileList, FileObject
 from vitascope_gateway.batches import ENDPOINT, WINDOW, Batches
-from vitascope_gateway.body import read_fields
+from vitascope_gateway.body import EdgeError, read_fields
 from vitascope_gateway.files import MAX_FILE_BYTES, MAX_PAGE, MEDIA_TYPE, TTL_S, File, Files
 from vitascope_gateway.idempotency import mark_of
 from vitascope_gateway.service import Caller
@@ -84,7 +85,10 @@ def make_batch_router(
     async def create_file(request: Request, known: Known) -> Response:
         """Upload the requests of a batch, one per line."""
         async with uploads.receive(request) as upload:
-            file = await files.upload(known.tenant_id, upload.filename, upload.path, upload.ttl_ms)
+            try:
+                file = await files.upload(known.tenant_id, upload.filename, upload.path, upload.ttl_ms)
+            except QuotaExceededError as error:  # after a 429 stock clients would send all of it twice more
+                raise EdgeError(413, error.code, error.message, param=error.param) from error
         return JSONResponse(batch_objects.file(file).model_dump())
 
     @router.get("/files", response_model=FileList, responses=errors(400, 401, 503), tags=["files"])

@@ -132,3 +132,9 @@ def answer(batch: Batch, line: Line, record: JobRecord | None) -> tuple[dict[str
         response["request_id"] = f"req_{suffix}"
     is_done = line.status_code is None and error is None
     return {"id": f"batch_req_{suffix}", "custom_id": line.custom_id, "response": response, "error": error}, is_done
+
+
+def code_of(shown: Mapping[str, Any]) -> str:
+    """Return the code of the error in what `answer` says of a line that did not go well."""
+    error = shown["error"] or shown["response"]["body"]["error"]
+    return str(error["code"])

@@ -9,8 +9,9 @@ import asyncio
 import json
 import secrets
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -30,7 +31,7 @@ from vitascope_common.errors import (
     VitascopeError,
 )
 from vitascope_common.objectstore import ObjectStore
-from vitascope_gateway import batch_lines
+from vitascope_gateway import batch_lines, metrics
 from vitascope_gateway.admission import BatchLine, LineTakenError
 from vitascope_gateway.batch_lines import CANCELLED, EXPIRED, MAX_LINES, LineError
 from vitascope_gateway.batches import SERVICE_CLASS, Batch, BatchState, BatchStore, End, Line, LineState
@@ -56,7 +57,10 @@ GRACE_MS = 5 * 60 * 1000
 KEPT_MS = 30 * 24 * 3600 * 1000
 """Batches, after their end."""
 SWEEP_S, SWEEP_BATCHES = 60.0, 10
+MEASURE_S = 15.0
 PAGE = 200
+COMPLETED = "completed"
+"""What becomes of a line that goes well; anything else is the code of an error."""
 
 _FILE_GONE = {"code": "file_not_found", "message": "The input file is gone."}
 _AWAY = (ErrorKind.UNAVAILABLE, ErrorKind.TIMEOUT)
@@ -84,17 +88,56 @@ class BatchWork:
         self._creation = creation
 
     async def run(self) -> None:
-        """Work for ever. Whatever goes wrong costs a round."""
+        """Work for ever, on a few batches at once; only when there is room does anybody look for another.
+
+        Whatever goes wrong costs a round.
+        """
+        room = asyncio.Semaphore(NUM_AT_ONCE)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._sweep_for_ever())
-            for _ in range(NUM_AT_ONCE):
-                group.create_task(self._work_for_ever())
+            group.create_task(_repeat("files.not_swept", SWEEP_S, self.sweep))
+            group.create_task(_repeat("batches.not_counted", MEASURE_S, self.measure))
+            while True:
+                await room.acquire()
+                round_of_one = group.create_task(self._work(await self._look()))
+                round_of_one.add_done_callback(lambda _: room.release())
 
     async def step(self) -> bool:
         """Do one round of the batch that has been due for longest. False: none is due."""
-        batch = await self._batches.claim(secrets.token_hex(8), ids.now_ms(), LEASE_MS)
-        if batch is None:
-            return False
+        batch = await self._claim()
+        if batch is not None:
+            await self._work(batch)
+        return batch is not None
+
+    async def sweep(self) -> None:
+        """Remove some of what has been kept for long enough."""
+        await self._files.sweep()
+        await self._batches.sweep(ids.now_ms() - KEPT_MS, SWEEP_BATCHES)
+
+    async def measure(self) -> None:
+        """Count for `/metrics` what is under way."""
+        metrics.BATCHES_UNDER_WAY.set(await self._batches.num_under_way())
+
+    async def _look(self) -> Batch:
+        """Wait until a batch is due, and take it."""
+        while True:
+            try:
+                batch = await self._claim()
+            except UnavailableError:  # the database has said so
+                pause_s = AWAY_S
+            except Exception as error:
+                _log.error("batch.not_looked_for", exc_info=error)
+                pause_s = AWAY_S
+            else:
+                if batch is not None:
+                    return batch
+                pause_s = IDLE_S
+            await asyncio.sleep(pause_s)
+
+    async def _claim(self) -> Batch | None:
+        return await self._batches.claim(secrets.token_hex(8), ids.now_ms(), LEASE_MS)
+
+    async def _work(self, batch: Batch) -> None:
+        """Do a round of a batch that is ours, and give it back."""
         try:
             with structlog.contextvars.bound_contextvars(batch=batch.batch_id, tenant=batch.tenant_id):
                 async with self._held(batch):
@@ -104,33 +147,10 @@ class BatchWork:
         except Exception as error:
             _log.error("batch.round_crashed", exc_info=error)
         finally:
-            with suppress(UnavailableError):  # the lease ends by itself
+            try:
                 await self._batches.renew(batch, ids.now_ms() + POLL_MS)
-        return True
-
-    async def sweep(self) -> None:
-        """Remove some of what has been kept for long enough."""
-        await self._files.sweep()
-        await self._batches.sweep(ids.now_ms() - KEPT_MS, SWEEP_BATCHES)
-
-    async def _work_for_ever(self) -> None:
-        while True:
-            try:
-                pause_s = 0.0 if await self.step() else IDLE_S
-            except UnavailableError:  # the database has said so
-                pause_s = AWAY_S
-            except Exception as error:
-                _log.error("batch.not_worked", exc_info=error)
-                pause_s = AWAY_S
-            await asyncio.sleep(pause_s)
-
-    async def _sweep_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            try:
-                await self.sweep()
-            except Exception as error:
-                _log.error("files.not_swept", exc_info=error)
+            except Exception as error:  # the lease ends by itself
+                _log.warning("batch.not_given_back", batch=batch.batch_id, error=str(error))
 
     @asynccontextmanager
     async def _held(self, batch: Batch) -> AsyncIterator[None]:
@@ -155,7 +175,7 @@ class BatchWork:
         if batch.state is BatchState.VALIDATING:
             if ids.now_ms() >= batch.deadline_at_ms:  # whatever kept it from being read
                 error = _error(EXPIRED["code"], "The input file could not be read within the completion window.")
-                await self._batches.reject(batch, [error], ids.now_ms())
+                await self._reject(batch, [error])
                 return
             if not await self._validate(batch):
                 return
@@ -190,13 +210,17 @@ class BatchWork:
         if not errors and not any(line.state is LineState.PENDING for line in lines):
             refusals = [_error(str(line.error["code"]), str(line.error["message"]), line.number) for line in lines]
             errors = [_error("no_valid_line", "The file holds no request that can be carried out."), *refusals]
-        now_ms = ids.now_ms()
         if errors:
-            _log.info("batch.rejected", num_errors=len(errors), code=errors[0]["code"])
-            await self._batches.reject(batch, errors[:MAX_ERRORS], now_ms)
+            await self._reject(batch, errors[:MAX_ERRORS])
             return False
         _log.info("batch.begun", num_lines=len(lines))
-        return await self._batches.begin(batch, lines, now_ms)
+        return await self._batches.begin(batch, lines, ids.now_ms())
+
+    async def _reject(self, batch: Batch, errors: Sequence[Mapping[str, object]]) -> None:
+        """End a batch of which nothing is made."""
+        _log.info("batch.rejected", num_errors=len(errors), code=errors[0]["code"])
+        if await self._batches.reject(batch, errors, ids.now_ms()):
+            metrics.BATCHES.labels(BatchState.FAILED).inc()
 
     def _read(self, caller: Caller, file: File, is_over: Event) -> tuple[list[Line], list[dict[str, object]]]:
         """Return the lines of a file, and what is wrong with the file as such. Blocks, until nobody waits for it."""
@@ -300,7 +324,7 @@ class BatchWork:
         with tempfile.TemporaryDirectory() as folder:
             output, errors = Path(folder) / "output", Path(folder) / "errors"
             with output.open("xb") as done, errors.open("xb") as failed:
-                end = await self._write(batch, done, failed)
+                end, outcomes = await self._write(batch, done, failed)
             name = f"{batch.batch_id}_{{}}.jsonl"
             ttl_ms, tenant_id = batch.output_ttl_ms, batch.tenant_id
             if end.num_completed:
@@ -311,24 +335,38 @@ class BatchWork:
                 end = replace(end, errors=kept)
         if await self._batches.end(batch, end, ids.now_ms()):
             _log.info("batch.ended", state=end.state, num_completed=end.num_completed, num_failed=end.num_failed)
+            metrics.BATCHES.labels(end.state).inc()
+            for outcome, num_lines in outcomes.items():
+                metrics.BATCH_LINES.labels(outcome).inc(num_lines)
 
-    async def _write(self, batch: Batch, done: BinaryIO, failed: BinaryIO) -> End:
-        """Write what became of every line, in the order of the file."""
-        num_completed = num_failed = after = 0
-        is_expired = False
+    async def _write(self, batch: Batch, done: BinaryIO, failed: BinaryIO) -> tuple[End, Counter[str]]:
+        """Write what became of every line, in the order of the file; return the end, and how many ended how."""
+        outcomes: Counter[str] = Counter()
+        after = 0
         while lines := await self._batches.lines(batch.batch_id, None, PAGE, after):
             after = lines[-1].number
             job_ids = [line.job_id for line in lines if line.job_id is not None]
             records = await self._store.jobs(batch.tenant_id, job_ids)
             for line in lines:
                 shown, is_done = batch_lines.answer(batch, line, records.get(line.job_id or ""))
-                is_expired = is_expired or line.error.get("code") == EXPIRED["code"]
-                num_completed, num_failed = num_completed + is_done, num_failed + (not is_done)
+                outcomes[COMPLETED if is_done else batch_lines.code_of(shown)] += 1
                 (done if is_done else failed).write(json.dumps(shown).encode() + b"\n")
-        state = BatchState.EXPIRED if is_expired else BatchState.COMPLETED
+        state = BatchState.EXPIRED if EXPIRED["code"] in outcomes else BatchState.COMPLETED
         if batch.state is BatchState.CANCELLING:
             state = BatchState.CANCELLED
-        return End(state, None, None, num_completed, num_failed)
+        num_completed = outcomes[COMPLETED]
+        return End(state, None, None, num_completed, outcomes.total() - num_completed), outcomes
+
+
+async def _repeat(failure: str, every_s: float, duty: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            await duty()
+        except UnavailableError as error:
+            _log.warning(failure, error=error.message)
+        except Exception as error:
+            _log.error(failure, exc_info=error)
 
 
 def _caller(batch: Batch) -> Caller:

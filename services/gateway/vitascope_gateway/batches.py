@@ -175,6 +175,10 @@ class BatchStore(Protocol):
         """End a batch and let its files be seen, in one transaction. False: somebody else has."""
         ...
 
+    async def num_under_way(self) -> int:
+        """Return how many batches are not over, of all tenants."""
+        ...
+
     async def sweep(self, before_ms: int, limit: int) -> int:
         """Delete batches that ended before; return how many."""
         ...

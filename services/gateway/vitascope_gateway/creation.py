@@ -66,7 +66,7 @@ class Estimate:
     @property
     def usd_micros(self) -> int:
         """The list price."""
-        return round(self.request.card.price.usd_micros_per_second * float(self.request.seconds))
+        return self.request.card.price_usd_micros(self.request.seconds)
 
 
 @dataclass(frozen=True)
@@ -408,6 +408,8 @@ def _record_of(job: NewJob) -> JobRecord:
         created_at_ms=job.created_at_ms,
         steps_total=job.total_of(first),
         cost_s=job.cost_s,
+        price_usd_micros=job.price_usd_micros,
+        has_previews=job.has_previews,
         class_name=job.class_name,
         priority=job.priority,
         deadline_at_ms=job.deadline_at_ms,

@@ -48,8 +48,11 @@ class File:
 class FileStore(Protocol):
     """SQL. Every method raises UnavailableError when the database is away."""
 
-    async def add(self, file: File, sweep_at_ms: int) -> None:
-        """Write the row of a file that nobody sees yet."""
+    async def add(self, file: File, sweep_at_ms: int, max_bytes: int | None) -> None:
+        """Write the row of a file that nobody sees yet.
+
+        Raises: QuotaExceededError: with it all files of its tenant, seen or not, would have more bytes.
+        """
         ...
 
     async def show(self, file: File, now_ms: int) -> None:
@@ -75,26 +78,37 @@ class FileStore(Protocol):
 class Files:
     """The use cases."""
 
-    def __init__(self, store: FileStore, objects: ObjectStore) -> None:
+    def __init__(self, store: FileStore, objects: ObjectStore, *, max_bytes: int) -> None:
+        """`max_bytes`: of all files of a tenant together. What batches leave counts, and is never refused."""
         self._store = store
         self._objects = objects
+        self._max_bytes = max_bytes
 
     async def upload(self, tenant_id: str, filename: str, path: Path, ttl_ms: int) -> File:
-        """Keep the input of a batch. Raises: UnavailableError."""
-        file = await self.keep(tenant_id, filename, INPUT, path, ttl_ms)
+        """Keep the input of a batch.
+
+        Raises:
+            QuotaExceededError: its tenant has no room for it.
+            UnavailableError: database or object store are away.
+        """
+        file = await self.keep(tenant_id, filename, INPUT, path, ttl_ms, self._max_bytes)
         await self._store.show(file, ids.now_ms())
         _log.info("file.uploaded", file=file.file_id, tenant=tenant_id, num_bytes=file.num_bytes)
         return file
 
-    async def keep(self, tenant_id: str, filename: str, purpose: str, path: Path, ttl_ms: int) -> File:
-        """Store a file under a key of its own; until somebody lets it be seen, it is to be swept in an hour."""
+    async def keep(
+        self, tenant_id: str, filename: str, purpose: str, path: Path, ttl_ms: int, max_bytes: int | None = None
+    ) -> File:
+        """Store a file under a key of its own; until somebody lets it be seen, it is to be swept in an hour.
+
+        Raises: as `upload`; with `max_bytes` None there is always room.
+        """
         now_ms, file_id = ids.now_ms(), ids.new_file_id()
-        key = f"files/{tenant_id}/{file_id}"
-        file = File(file_id, tenant_id, filename, purpose, key, now_ms, now_ms + ttl_ms)
-        await self._store.add(file, now_ms + STORE_TTL_MS)
-        info = await asyncio.to_thread(self._objects.put_file, key, path, MEDIA_TYPE)
-        sha256 = await asyncio.to_thread(sha256_of, path)
-        return replace(file, num_bytes=info.num_bytes, sha256=sha256)
+        key, num_bytes = f"files/{tenant_id}/{file_id}", (await asyncio.to_thread(path.stat)).st_size
+        file = File(file_id, tenant_id, filename, purpose, key, now_ms, now_ms + ttl_ms, num_bytes)
+        await self._store.add(file, now_ms + STORE_TTL_MS, max_bytes)
+        await asyncio.to_thread(self._objects.put_file, key, path, MEDIA_TYPE)
+        return replace(file, sha256=await asyncio.to_thread(sha256_of, path))
 
     async def file(self, tenant_id: str, file_id: str) -> File:
         """Return one file. Raises: NotFoundError."""

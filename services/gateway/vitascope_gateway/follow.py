@@ -1,8 +1,9 @@
 """Who may follow a video: whoever has an API key of its tenant, or a token of that one video.
 
-A browser's EventSource and WebSocket cannot send Authorization, so `events_url` and `websocket_url` carry a token. It
-opens these two and nothing else, for an hour, also when the API key that it was made for is revoked meanwhile. It is a
-secret: no log, span or metric has a query string, and what a follower is told never holds a newer token than its own.
+A browser's EventSource, WebSocket and <img> cannot send Authorization, so `events_url`, `websocket_url` and
+`preview_url` carry a token. It opens these three and nothing else, for an hour, also when the API key that it was made
+for is revoked meanwhile. It is a secret: no log, span or metric has a query string, and what a follower is told never
+holds a newer token than its own.
 """
 
 import time

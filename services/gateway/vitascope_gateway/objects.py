@@ -1,13 +1,16 @@
 """The objects of the public API, exactly as they go over the wire. Strict clients read them: `seconds` is a string,
 `progress` an integer, `error` an object or null."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from vitascope_common.jobs import JobState
+from vitascope_common import meters
+from vitascope_common.jobs import ACTIVE_JOB, GENERATE, JobState
 from vitascope_common.registry import ModelCard
+from vitascope_gateway import previews
 from vitascope_gateway.creation import Estimate
 from vitascope_gateway.service import JobRecord, QueuePosition
 
@@ -25,6 +28,15 @@ class VideoError(BaseModel):
 
     code: str
     message: str
+
+
+class Cost(BaseModel):
+    """What a video costs at list price."""
+
+    currency: Literal["USD"] = "USD"
+    estimated: float | None = Field(description="When it was accepted; null for videos of long ago.")
+    charged: float | None = Field(description="0 unless it was completed; null as long as it is under way.")
+    refunded: float | None = Field(description="What of `estimated` is not charged; null as long as it is under way.")
 
 
 class Video(BaseModel):
@@ -46,6 +58,8 @@ class Video(BaseModel):
     phase: str = Field(description="What happens right now: queued, denoising, decoding, postprocessing, cancelled, …")
     queue_position: int | None = Field(description="Jobs in front of it; null when unknown.")
     eta_seconds: float | None = Field(description="Expected seconds until it is finished; null when unknown.")
+    estimated_completion_at: int | None = Field(description="The same as a time, Unix seconds; null when unknown.")
+    stage: str | None = Field(description="The step of the pipeline that it is in: generate, finish; else null.")
     steps_done: int
     steps_total: int
     attempt: int = Field(description="How often the work was begun.")
@@ -57,6 +71,18 @@ class Video(BaseModel):
     priority: int = Field(description="Order among your own waiting videos of one class: lower is sooner.")
     deadline_at: int | None = Field(description="When it fails with the code `expired` unless finished, Unix seconds.")
     retry_of: str | None = Field(description="The video whose request this one repeats.")
+    cost: Cost
+    gpu_seconds: float = Field(ge=0, description="Busy seconds of its devices so far, all of them and all attempts.")
+    inference_time_s: float | None = Field(description="Seconds of denoising and decoding; null until both are done.")
+    stage_durations: dict[str, float] = Field(
+        description="Seconds of what is done: queue, load, encode, denoise, decode, upload, postprocess; of all "
+        "attempts together."
+    )
+    peak_memory_mb: float | None = Field(description="Memory of its device at most, MiB; null until it is known.")
+    preview_url: str | None = Field(
+        description="What it is going to look like, a small WebP; opens for an hour without a key. A secret. Null "
+        "unless it is being denoised by a model that shows it."
+    )
     events_url: str = Field(description="Server-sent events of this job; opens for an hour without a key. A secret.")
     websocket_url: str = Field(description="The same events as a WebSocket; opens for an hour without a key. A secret.")
 
@@ -167,6 +193,11 @@ class Urls:
         websocket = path.replace("http", "ws", 1) if path.startswith("http") else path
         return f"{path}/events{query}", f"{websocket}/ws{query}"
 
+    def preview(self, record: JobRecord) -> str:
+        """URL of its newest preview."""
+        query = "" if self._token is None else f"?token={self._token(record)}"
+        return f"{self.base}{previews.preview_path(record.job_id)}{query}"
+
     def content(self, job_id: str, variant: str) -> str:
         """URL of one of its files."""
         return f"{self._base}/{job_id}/content?variant={variant}"
@@ -193,6 +224,8 @@ def video(record: JobRecord, urls: Urls, position: QueuePosition | None = None) 
         phase=record.phase if record.state is JobState.RUNNING and record.phase else record.state.value,
         queue_position=position.position,
         eta_seconds=position.eta_s,
+        estimated_completion_at=None if position.eta_s is None else round(time.time() + position.eta_s),
+        stage=record.stage,
         steps_done=record.steps_total if is_completed else record.steps_done,
         steps_total=record.steps_total,
         attempt=record.attempt,
@@ -204,6 +237,12 @@ def video(record: JobRecord, urls: Urls, position: QueuePosition | None = None) 
         priority=record.priority,
         deadline_at=_seconds(record.deadline_at_ms),
         retry_of=record.retry_of,
+        cost=_cost(record),
+        gpu_seconds=round(record.gpu_seconds, 3),
+        inference_time_s=_inference_s(record),
+        stage_durations=_durations(record),
+        peak_memory_mb=_rounded(record.meters.get(meters.PEAK_MEMORY_MB)),
+        preview_url=urls.preview(record) if previews.are_shown(record) else None,
         events_url=events_url,
         websocket_url=websocket_url,
     )
@@ -284,6 +323,35 @@ def _error(record: JobRecord) -> VideoError | None:
     if record.state is JobState.FAILED:
         return VideoError(code=record.error_code or "internal", message=record.error_message or "It failed.")
     return None
+
+
+def _cost(record: JobRecord) -> Cost:
+    """A video that was not made costs nothing."""
+    price = None if record.price_usd_micros is None else record.price_usd_micros / 1e6
+    if record.state in ACTIVE_JOB:
+        return Cost(estimated=price, charged=None, refunded=None)
+    if record.state is JobState.COMPLETED:
+        return Cost(estimated=price, charged=price, refunded=0.0)
+    return Cost(estimated=price, charged=0.0, refunded=price)
+
+
+def _inference_s(record: JobRecord) -> float | None:
+    """Seconds from the first step to the last frame, attempts together; None until there is a clip."""
+    if record.state is not JobState.COMPLETED and record.stage in (None, GENERATE.stages[0].name):
+        return None
+    if meters.DECODE_S not in record.meters:  # of a build that measured nothing
+        return None
+    return _rounded(record.meters.get(meters.DENOISE_S, 0.0) + record.meters[meters.DECODE_S])
+
+
+def _durations(record: JobRecord) -> dict[str, float]:
+    begun = {} if record.started_at_ms is None else {"queue": (record.started_at_ms - record.created_at_ms) / 1000}
+    measured = {name.removesuffix("_s"): record.meters[name] for name in meters.DURATIONS if name in record.meters}
+    return {name: round(max(0.0, took_s), 3) for name, took_s in (begun | measured).items()}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def _seconds(milliseconds: int | None) -> int | None:

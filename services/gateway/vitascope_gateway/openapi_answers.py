@@ -85,6 +85,12 @@ ERRORS: Mapping[str, Mapping[str, Any]] = {
     },
     "413": {
         "too large": _error("The body is too large; at most 29360128 bytes are allowed.", _INVALID, "body_too_large"),
+        "no room": _error(
+            "There is no room for this file of 200000000 bytes: your files have 9900000000 of the 10000000000 bytes …",
+            _INVALID,
+            "quota_exceeded",
+            "file",
+        ),
     },
     "415": {
         "neither JSON nor a form": _error(
@@ -127,6 +133,8 @@ VIDEO: Mapping[str, Any] = {
     "phase": "denoising",
     "queue_position": None,
     "eta_seconds": 4.2,
+    "estimated_completion_at": 1767225611,
+    "stage": "generate",
     "steps_done": 10,
     "steps_total": 24,
     "attempt": 1,
@@ -138,6 +146,12 @@ VIDEO: Mapping[str, Any] = {
     "priority": 0,
     "deadline_at": None,
     "retry_of": None,
+    "cost": {"currency": "USD", "estimated": 0.003, "charged": None, "refunded": None},
+    "gpu_seconds": 3.1,
+    "inference_time_s": None,
+    "stage_durations": {"queue": 0.4},
+    "peak_memory_mb": None,
+    "preview_url": f"https://vitascope.example/v1/videos/{EXAMPLE_ID}/preview?token=vsf_…",
     "events_url": f"https://vitascope.example/v1/videos/{EXAMPLE_ID}/events?token=vsf_…",
     "websocket_url": f"wss://vitascope.example/v1/videos/{EXAMPLE_ID}/ws?token=vsf_…",
 }
@@ -175,6 +189,7 @@ _ENDPOINT_ID = {"webhook_endpoint_id": "$response.body#/id"}
 _OF_A_VIDEO: Mapping[str, Any] = {
     "GetVideo": {"operationId": "get_video", "parameters": _ID},
     "FollowVideo": {"operationId": "follow_video", "parameters": _ID},
+    "GetPreview": {"operationId": "get_preview", "parameters": _ID},
     "GetContent": {"operationId": "get_content", "parameters": _ID},
     "CancelVideo": {"operationId": "cancel_video", "parameters": _ID},
     "RetryVideo": {"operationId": "retry_video", "parameters": _ID},

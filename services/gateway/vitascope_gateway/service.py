@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
@@ -84,6 +84,12 @@ class JobRecord:
     steps_total: int = 0
     attempt: int = 0
     cost_s: float = 0.0
+    stage: str | None = None  # of its kind; None: it does not run
+    gpu_seconds: float = 0.0
+    started_at_ms: int | None = None
+    price_usd_micros: int | None = None  # None: admitted before it was kept
+    has_previews: bool = False  # its model makes some
+    meters: Mapping[str, float] = field(default_factory=dict)  # of the attempts that have ended
     class_name: str = "standard"
     priority: int = 0
     deadline_at_ms: int | None = None

@@ -38,6 +38,8 @@ class GatewaySettings(
     """Base of the URLs in answers, behind a proxy that rewrites Host. None: the Host that the client used."""
     link_ttl_s: int = Field(default=3600, ge=1, le=7 * 24 * 3600)
     """How long a delivery URL opens."""
+    max_files_bytes: int = Field(default=10_000_000_000, ge=1)
+    """Of a tenant: what it uploads for batches, and what batches leave it, together."""
 
     @field_validator("public_url")
     @classmethod

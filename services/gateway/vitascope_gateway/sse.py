@@ -1,7 +1,6 @@
 """A job's stream as server-sent events (WHATWG HTML, 9.2)."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping
 from functools import lru_cache
 
 from starlette.responses import Response
@@ -12,8 +11,6 @@ from vitascope_gateway.stream import JobStream
 from vitascope_gateway.told import Pause, Told
 
 RETRY_MS = 1000
-MAX_WRITE_BYTES = 16 * 1024
-"""From here on more is not put together: a client that does not read must not have a whole history in our memory."""
 NUM_KEPT = 256
 """How many of the events that were encoded last are kept: all followers of a job want the same ones at about a time."""
 
@@ -34,36 +31,8 @@ class EventStreamResponse(Response):
         """Send the head, and leave the rest to the outlet."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         outlet: Outlet = scope["extensions"][HAND_OVER]()
-        outlet.start(tell(self._stream, outlet))
-
-
-async def tell(stream: JobStream, outlet: Outlet) -> None:
-    """Write a stream until its end. Raises TimeoutError: the client takes nothing."""
-
-    def take(one: Told) -> bool:
-        if not outlet.is_ready:
-            return False
-        outlet.write(frame(one))
-        return True
-
-    outlet.write(b"retry: %d\n\n" % RETRY_MS)
-    async with aclosing(stream.batches(take)) as batches:
-        async for batch in batches:
-            for data in writes(batch):
-                await outlet.drain()
-                outlet.write(data)
-
-
-def writes(batch: Sequence[Told | Pause]) -> Iterator[bytes]:
-    """Yield the bytes of a batch, put together up to a limit."""
-    waiting = b""
-    for item in batch:
-        waiting += frame(item)
-        if len(waiting) >= MAX_WRITE_BYTES:
-            yield waiting
-            waiting = b""
-    if waiting:
-        yield waiting
+        outlet.write(b"retry: %d\n\n" % RETRY_MS)
+        outlet.start(outlet.tell(self._stream, frame))
 
 
 @lru_cache(NUM_KEPT)

@@ -28,9 +28,7 @@ class BoundedThreads:
         """
         with self._lock:
             if self._num_calls >= self._most:
-                raise UnavailableError(
-                    "Too many large requests are being read at the moment; repeat yours in a second."
-                )
+                raise UnavailableError("Too much is being read at the moment; repeat your request in a second.")
             self._num_calls += 1
         future = self._pool.submit(call, *args)
         future.add_done_callback(self._done)

@@ -10,6 +10,7 @@ from typing import Any
 from vitascope_common.events import EventType, StoredEvent, id_order
 from vitascope_common.renditions import RENDITIONS
 from vitascope_gateway import objects
+from vitascope_gateway.previews import preview_path
 from vitascope_gateway.service import JobRecord, QueuePosition
 
 
@@ -48,7 +49,9 @@ def told(event: StoredEvent) -> Told:
     if "preview" in data:
         preview = data["preview"]
         if isinstance(preview, Mapping) and "step" in preview:
-            data["preview"] = {"step": preview["step"]}  # where it lies is nobody's business outside
+            # Where it lies is nobody's business outside. The path is the same for all, so that all get the same bytes:
+            # it is opened as the stream was, with a key or with the token of `events_url`.
+            data["preview"] = {"step": preview["step"], "url": preview_path(event.job_id)}
         else:
             del data["preview"]
     return Told(event.id, event.type, data)

@@ -2,26 +2,21 @@
 
 The same events and ids as server-sent events; `?last_event_id=` resumes. Origin is not checked: nothing here comes from
 a cookie, so a foreign page can follow only with a token that somebody gave it. What the client sends is read and
-ignored; pings are the server's, every 15 s.
+ignored; where the event stream has a comment, there is a ping here.
 """
 
-import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
 from enum import IntEnum
 from functools import lru_cache
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
+from websockets.frames import Frame, Opcode
 
 from vitascope_common.errors import VitascopeError, http_status
+from vitascope_gateway.connection import HAND_OVER, MessageOutlet
 from vitascope_gateway.sse import NUM_KEPT
-from vitascope_gateway.stream import SEND_TIMEOUT_S, End, JobStream
-from vitascope_gateway.told import Told
-
-PING_S = 15.0
-MAX_INCOMING_BYTES = 1024
-CLOSE_TIMEOUT_S = 1.0
+from vitascope_gateway.stream import End, JobStream
+from vitascope_gateway.told import Pause, Told
 
 
 class CloseCode(IntEnum):
@@ -52,53 +47,36 @@ _ENDS: Mapping[End, CloseCode] = {
 
 
 async def mirror(socket: WebSocket, open_stream: Callable[[], Awaitable[JobStream | None]]) -> None:
-    """Serve one connection. An error closes it with its code as the reason: a browser sees no status of a refusal."""
+    """Open a stream on a connection, which outlives this. Only our own server can do it.
+
+    An error closes it with its code as the reason: a browser sees no status of a refusal.
+    """
     await socket.accept()
+    outlet: MessageOutlet = socket.scope["extensions"][HAND_OVER]()
     try:
         stream = await open_stream()
     except VitascopeError as error:
-        await socket.close(_CODES.get(http_status(error), CloseCode.INTERNAL), error.code)
-        return
-    pump = asyncio.create_task(_pump(socket, stream))
-    gone = asyncio.create_task(_until_gone(socket))
-    try:
-        await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in (pump, gone):
-            task.cancel()
-        result, _ = await asyncio.gather(pump, gone, return_exceptions=True)
-    if isinstance(result, CloseCode):
-        with contextlib.suppress(TimeoutError, WebSocketDisconnect):  # it may take nothing any more, or be gone
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await socket.close(result)
-    elif isinstance(result, Exception):
-        raise result
+        outlet.start(outlet.close(_CODES.get(http_status(error), CloseCode.INTERNAL), error.code))
+    except BaseException:
+        outlet.start(outlet.close(CloseCode.INTERNAL))
+        raise
+    else:
+        outlet.start(outlet.close(CloseCode.FINISHED) if stream is None else tell(stream, outlet))
 
 
-async def _pump(socket: WebSocket, stream: JobStream | None) -> CloseCode:
-    if stream is None:
-        return CloseCode.FINISHED
-    try:
-        async with aclosing(stream.batches()) as batches:
-            async for batch in batches:
-                for item in batch:
-                    if isinstance(item, Told):
-                        async with asyncio.timeout(SEND_TIMEOUT_S):
-                            await socket.send_text(message(item))
-    except TimeoutError:
-        return CloseCode.TOO_SLOW
-    except WebSocketDisconnect:
-        pass
-    return _ENDS[stream.end]
+async def tell(stream: JobStream, outlet: MessageOutlet) -> None:
+    """Write a stream until its end, and close with why it ended. Raises TimeoutError: the client takes nothing."""
 
+    def frame(item: Told | Pause) -> bytes:
+        return message(item) if isinstance(item, Told) else outlet.ping()
 
-async def _until_gone(socket: WebSocket) -> None:
-    while (await socket.receive())["type"] != "websocket.disconnect":
-        pass
+    await outlet.tell(stream, frame)
+    await outlet.close(_ENDS[stream.end])
 
 
 @lru_cache(NUM_KEPT)
-def message(item: Told) -> str:
-    """Return one event as JSON; what is of no history has the id null."""
+def message(item: Told) -> bytes:
+    """Return one event as JSON in a frame; what is of no history has the id null."""
     event_id = f'"{item.id}"' if item.id else "null"
-    return f'{{"id":{event_id},"type":"{item.type.value}","data":{item.json}}}'
+    text = f'{{"id":{event_id},"type":"{item.type.value}","data":{item.json}}}'
+    return Frame(Opcode.TEXT, text.encode()).serialize(mask=False)

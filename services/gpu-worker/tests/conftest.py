@@ -316,7 +316,7 @@ class Rig:
         }
         whole = [sys.executable, "-m"]
         if torchrun:
-            whole += ["torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(num_ranks)]
+            whole += ["vitascope_gpu_worker.launch", "--nnodes", "1", "--nproc-per-node", str(num_ranks)]
             whole += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", "-m"]
         self._num_registered = len(self.scheduler.registered)
         process = subprocess.Popen(command or [*whole, "vitascope_gpu_worker"], env={**os.environ, **values, **env})

@@ -33,6 +33,10 @@ def test_a_task_becomes_latents_and_a_mezzanine(rig):
         info = rig.store.stat(one.key)
         assert (info.sha256, info.num_bytes) == (one.sha256, one.num_bytes)
     assert report.used_s > 0
+    durations = {name: report.meters[name] for name in ("load_s", "encode_s", "denoise_s", "decode_s", "upload_s")}
+    assert all(took_s > 0 for took_s in durations.values()), durations
+    assert sum(durations.values()) < report.used_s + 1
+    assert report.meters["peak_memory_mb"] > 50  # of this process, which has torch
     assert not list((rig.folder / "data" / "gpu-worker" / "work").iterdir())
     assert not list((rig.folder / "data" / "gpu-worker" / "checkpoints").iterdir())
 

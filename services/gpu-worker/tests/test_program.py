@@ -87,14 +87,15 @@ def test_it_says_that_it_is_ready_and_sigterm_saves_the_work(rig, wait_until, pa
     assert report.checkpoint.done > 0
 
 
-def test_torchrun_passes_sigterm_on(rig, wait_until):
+def test_a_signal_is_passed_on_to_the_rank_and_is_no_error(rig, wait_until, capfd):
     task = rig.task(num_inference_steps=10_000)
     process = rig.process(torchrun=True)
     rig.hand_over(task)
     wait_until(lambda: rig.scheduler.tasks[task.task_id].checkpoints, "a checkpoint")
-    process.terminate()
-    process.wait(timeout=10)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 0
     assert rig.scheduler.report_of(task.task_id, 1).outcome == scheduler_pb2.OUTCOME_YIELDED
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_rank_does_not_outlive_its_torchrun(rig, wait_until):

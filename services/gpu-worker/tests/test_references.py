@@ -20,6 +20,7 @@ from vitascope_gpu_worker.adapters import ffmpeg
 from vitascope_gpu_worker.adapters.references import References
 from vitascope_gpu_worker.engines import native
 from vitascope_gpu_worker.models import Models
+from vitascope_gpu_worker.references import WantedFrames
 from vitascope_models.vae import from_uint8
 from vitascope_proto.v1 import scheduler_pb2
 
@@ -63,8 +64,8 @@ def references(rig, *roles):
     return tuple(found)
 
 
-def nothing():
-    """Nobody wants anything back."""
+def wanted(path, num_frames, *, media_type=MKV, size_px=(16, 16), fps=8):
+    return WantedFrames(path, media_type, size_px, fps, num_frames, lambda: None)
 
 
 def latents_of(rig, task, attempt=1):
@@ -108,7 +109,7 @@ def test_a_clip_goes_on_from_the_end_of_another(rig, card):
 def frames_of(rig, task, attempt=1):
     path = rig.folder / "made.mkv"
     path.write_bytes(rig.output(task, attempt, "mezzanine"))
-    return References(ffmpeg.find_ffmpeg()).clip(path, MKV, (16, 16), 8, 1000, nothing)
+    return References(ffmpeg.find_ffmpeg()).clip(wanted(path, 1000))
 
 
 def test_what_is_extended_comes_first_as_it_is(rig):
@@ -287,15 +288,15 @@ def test_our_mezzanine_is_read_as_it_was_written_and_only_what_is_needed(rig):
     path = rig.folder / "read.mkv"
     path.write_bytes(mezzanine(rig, frames))
     reads = References(ffmpeg.find_ffmpeg())
-    assert torch.equal(reads.clip(path, MKV, (16, 16), 8, 100, nothing), frames)
-    assert torch.equal(reads.clip(path, MKV, (16, 16), 8, 9, nothing), frames[:9])
+    assert torch.equal(reads.clip(wanted(path, 100)), frames)
+    assert torch.equal(reads.clip(wanted(path, 9)), frames[:9])
     for num_frames in range(1, 14):
-        found = reads.clip(path, MKV, (16, 16), 8, num_frames, nothing, is_end=True)
+        found = reads.clip(wanted(path, num_frames), is_end=True)
         assert torch.equal(found, frames[-num_frames:])
-    assert torch.equal(reads.clip(path, MKV, (16, 16), 8, 100, nothing, is_end=True), frames)
-    assert reads.clip(path, MKV, (24, 8), 4, 100, nothing).shape[1:] == (8, 24, 3)
+    assert torch.equal(reads.clip(wanted(path, 100), is_end=True), frames)
+    assert reads.clip(wanted(path, 100, size_px=(24, 8), fps=4)).shape[1:] == (8, 24, 3)
     with pytest.raises(InvalidRequestError):
-        reads.clip(path, "video/mp4", (16, 16), 8, 9, nothing)
+        reads.clip(wanted(path, 9, media_type="video/mp4"))
 
 
 def test_of_a_long_clip_to_continue_only_the_end_is_decoded(rig):
@@ -312,7 +313,7 @@ def test_of_a_long_clip_to_continue_only_the_end_is_decoded(rig):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "read", counted)
-        found = References(ffmpeg.find_ffmpeg()).clip(path, MKV, (16, 16), 8, 9, nothing, is_end=True)
+        found = References(ffmpeg.find_ffmpeg()).clip(wanted(path, 9), is_end=True)
     assert torch.equal(found, frames[-9:])
     assert sum(given) <= 11 * 16 * 16 * 3
 
@@ -354,6 +355,6 @@ def test_a_published_mp4_is_read_too(rig):
         writing.finish(9, lambda: None)
     command = [ffmpeg.find_ffmpeg(), "-loglevel", "error", "-i", str(source), "-c:v", "libx264", "-pix_fmt", "yuv420p"]
     subprocess.run([*command, str(path)], check=True)
-    found = References(ffmpeg.find_ffmpeg()).clip(path, "video/mp4", (16, 16), 8, 100, nothing)
+    found = References(ffmpeg.find_ffmpeg()).clip(wanted(path, 100, media_type="video/mp4"))
     assert found.shape == (9, 16, 16, 3)
     assert (found.int() - 200).abs().max() <= 3

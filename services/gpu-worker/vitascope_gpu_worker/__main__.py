@@ -1,6 +1,6 @@
 """Start the worker: the ranks of one torchrun group, of which rank 0 alone talks to the outside.
 
-python -m torch.distributed.run --nnodes 1 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:0 \
+python -m vitascope_gpu_worker.launch --nnodes 1 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:0 \
     --local-addr 127.0.0.1 -m vitascope_gpu_worker
 """
 
@@ -12,7 +12,9 @@ from vitascope_common.process import die_with_parent, is_adopted
 if __name__ == "__main__":  # before torch, whose import takes seconds in which torchrun may die
     die_with_parent()
     # torchrun tells a rank nothing about itself, but it marks the environment and is known by its command line.
-    if "TORCHELASTIC_RUN_ID" in os.environ and is_adopted("torch.distributed.run", "torchrun"):
+    if "TORCHELASTIC_RUN_ID" in os.environ and is_adopted(
+        "vitascope_gpu_worker.launch", "torch.distributed.run", "torchrun"
+    ):
         sys.exit("gpu-worker: the torchrun that started this rank is gone.")
 
 # Before torch: deterministic matrix products on CUDA need a fixed workspace.

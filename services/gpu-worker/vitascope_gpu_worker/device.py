@@ -1,5 +1,7 @@
-"""What torch says when a device or a rank fails, translated once: for all that touches tensors of a device."""
+"""The device, for all that touches tensors of one: what torch says when it fails, translated once, and its memory."""
 
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,3 +36,20 @@ def device_errors() -> Iterator[None]:
         if isinstance(error, torch.AcceleratorError) or any(sign in said for sign in _FAILED):
             raise DeviceError(f"The device failed: {first_line}") from error
         raise
+
+
+def begin_peak_memory() -> None:
+    """Forget what this rank's device has needed so far."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_mb() -> float:
+    """Return how many MiB tensors have taken on this rank's device at most since then.
+
+    Without CUDA: what this process has ever taken. Rank 0's is the highest of a group: it alone decodes.
+    """
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit_bytes = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes / 2**20

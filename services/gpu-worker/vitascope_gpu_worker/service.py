@@ -8,7 +8,7 @@ is the last thing it does.
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from vitascope_common import meters
 from vitascope_common.errors import (
     CorruptObjectError,
     DeadlineError,
@@ -33,14 +34,16 @@ from vitascope_common.events import Event, EventType
 from vitascope_common.executor import Action, HeldTask, Outcome, WorkerIdentity
 from vitascope_common.jobs import Artifact, GenerateParams, Progress, Reference
 from vitascope_common.objectstore import ObjectStore, check_sha256, sha256_of
-from vitascope_common.references import NEEDED, ReferenceRole
+from vitascope_common.references import NEEDED
 from vitascope_common.registry import Capability, ModelCard
 from vitascope_common.telemetry import span
 from vitascope_gpu_worker import metrics
 from vitascope_gpu_worker.checkpoint import Checkpoints
+from vitascope_gpu_worker.device import begin_peak_memory, peak_memory_mb
 from vitascope_gpu_worker.engine import REFERENCE, Engine, Run
 from vitascope_gpu_worker.errors import GroupError, InvalidFramesError, InvalidLatentsError
 from vitascope_gpu_worker.previews import Previews
+from vitascope_gpu_worker.references import DecodesReferences, ReferenceReader
 from vitascope_gpu_worker.states import WorkerMachine, WorkerState
 
 log = structlog.stdlib.get_logger("vitascope.gpu-worker")
@@ -114,32 +117,6 @@ class WritesFrames(Protocol):
     def finish(self, num_frames: int, check: Callable[[], None]) -> None: ...
 
 
-class ReadsReferences(Protocol):
-    """Decodes pictures and clips into frames of a size."""
-
-    def picture(self, data: bytes, width_px: int, height_px: int) -> Tensor: ...
-    def clip(
-        self,
-        path: Path,
-        media_type: str,
-        size_px: tuple[int, int],
-        fps: int,
-        num_frames: int,
-        check: Callable[[], None],
-        *,
-        is_end: bool = False,
-    ) -> Tensor: ...
-    def beginning(
-        self,
-        path: Path,
-        media_type: str,
-        size_px: tuple[int, int],
-        fps: int,
-        num_frames: int,
-        check: Callable[[], None],
-    ) -> Generator[Tensor]: ...
-
-
 OpenMezzanine = Callable[[Path, int, int, int], WritesFrames]
 """Path, width, height, frames per second."""
 
@@ -186,7 +163,7 @@ class Generate:
         previews: Previews,
         events: Publishes,
         machine: WorkerMachine,
-        references: ReadsReferences,
+        references: DecodesReferences,
         open_mezzanine: OpenMezzanine,
         workshop: Workshop,
     ) -> None:
@@ -198,7 +175,7 @@ class Generate:
         self._previews = previews
         self._events = events
         self._machine = machine
-        self._references = references
+        self._references = ReferenceReader(store, references, workshop.folder)
         self._open_mezzanine = open_mezzanine
         self._workshop = workshop
         self._is_draining = False
@@ -225,6 +202,7 @@ class Generate:
         task = held.task
         self._begun_s = time.monotonic()
         try:
+            begin_peak_memory()
             outputs = self._generate(held)
             self._machine.to(WorkerState.COMPLETE)
             self._events.flush(EVENTS_S)
@@ -266,22 +244,35 @@ class Generate:
         params = held.task.params
         if not isinstance(params, GenerateParams):
             raise InternalError(f"Task {held.task.task_id} of stage {held.task.stage} is not work for a gpu-worker.")
-        card, engine = self._load(held, params)
+        with self._measured(held, meters.LOAD_S):
+            card, engine = self._load(held, params)
         _check_capabilities(card, params)
-        run = self._prepare(held, params, engine)
-        with span("denoise", first_step=run.step, steps=params.num_inference_steps):
+        with self._measured(held, meters.ENCODE_S):
+            run = self._prepare(held, params, engine)
+        first_step, steps = run.step, params.num_inference_steps
+        with span("denoise", first_step=first_step, steps=steps), self._measured(held, meters.DENOISE_S):
             self.denoise(held, run, engine, card)
         path = self._workshop.folder / f"{held.task.task_id}.{held.task.attempt}.mkv"
         try:
-            with span("decode", frames=params.num_frames):
+            with span("decode", frames=params.num_frames), self._measured(held, meters.DECODE_S):
                 self._decode(held, run, engine, path)
             self._machine.to(WorkerState.AUDIO_SYNC)  # no audio was asked for
             self._machine.to(WorkerState.SAFETY_CHECK)  # judged in postproc, on what is published
             self._machine.to(WorkerState.UPLOADING)
-            with span("upload"):
+            with span("upload"), self._measured(held, meters.UPLOAD_S):
                 return self._upload(held, run, path)
         finally:
             path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _measured(self, held: HeldTask, name: str) -> Iterator[None]:
+        """Meter how long the block takes, also when it is left early, and the memory that was needed until then."""
+        begun_s = time.monotonic()
+        try:
+            yield
+        finally:
+            took_s = time.monotonic() - begun_s
+            held.meters = {**held.meters, name: took_s, meters.PEAK_MEMORY_MB: peak_memory_mb()}
 
     def _load(self, held: HeldTask, params: GenerateParams) -> tuple[ModelCard, Engine]:
         self._machine.to(WorkerState.LOADING)
@@ -329,44 +320,8 @@ class Generate:
         return tensors
 
     def _reference(self, held: HeldTask, params: GenerateParams, reference: Reference) -> Tensor:
-        """Return the frames of a reference.
-
-        Raises:
-            CorruptObjectError: these are not the bytes that the job was accepted with.
-            InvalidRequestError: it cannot be decoded, or is too short.
-        """
-        artifact, size_px = reference.artifact, (params.width_px, params.height_px)
-        if reference.role in (ReferenceRole.FIRST_FRAME, ReferenceRole.LAST_FRAME):
-            data = self._store.get_bytes(artifact.key)
-            check_sha256(artifact.key, _sha256(data), artifact.sha256)
-            with self._within(HUNG_OTHERWISE_S, "reference"):
-                return self._references.picture(data, *size_px)
-        is_changed = reference.role == ReferenceRole.CHANGE
-        with self._fetched(held, artifact) as path, self._within(HUNG_OTHERWISE_S, "reference"):
-            frames_THWC = self._references.clip(
-                path,
-                artifact.media_type,
-                size_px,
-                params.fps,
-                params.num_frames,
-                partial(self._check_early, held),
-                is_end=not is_changed,
-            )
-        if is_changed and len(frames_THWC) < params.num_frames:
-            raise InvalidRequestError(
-                f"The clip to change has {len(frames_THWC)} frames; the new one needs {params.num_frames}."
-            )
-        return frames_THWC
-
-    @contextmanager
-    def _fetched(self, held: HeldTask, artifact: Artifact) -> Iterator[Path]:
-        """Yield a file with these bytes; it is gone afterwards."""
-        path = self._workshop.folder / f"{held.task.task_id}.{held.task.attempt}.reference"
-        try:
-            self._store.get_file(artifact.key, path, artifact.sha256)
-            yield path
-        finally:
-            path.unlink(missing_ok=True)
+        decoding = partial(self._within, HUNG_OTHERWISE_S, "reference")
+        return self._references.frames(held.task, params, reference, partial(self._check_early, held), decoding)
 
     def denoise(self, held: HeldTask, run: Run, engine: Engine, card: ModelCard) -> None:
         """Take the steps that are left, with progress after each and checkpoints as they fall due.
@@ -439,7 +394,7 @@ class Generate:
 
         with metrics.DECODE_SECONDS.labels(params.model).time(), mezzanine:
             if params.num_frames_before:
-                self._write_before(held, params, mezzanine)
+                self._write_before(held, params, mezzanine, check)
             num_repeated = params.num_repeated_frames
             for frames_THWC in self._in_time(engine.decode(run), run.step):
                 check()
@@ -447,17 +402,13 @@ class Generate:
                 num_repeated = max(0, num_repeated - len(frames_THWC))
             mezzanine.finish(params.num_frames_in_all, check)
 
-    def _write_before(self, held: HeldTask, params: GenerateParams, mezzanine: WritesFrames) -> None:
+    def _write_before(
+        self, held: HeldTask, params: GenerateParams, mezzanine: WritesFrames, check: Callable[[], None]
+    ) -> None:
         """Let the clip that is continued come first, as it is."""
-        check = partial(self._check_late, held)
-        (artifact,) = [one.artifact for one in params.references if one.role == ReferenceRole.CONTINUE]
+        given = partial(self._references.before, held.task, params, check)
         with ExitStack() as stack:
-            path = self._patiently(
-                held, "reference", lambda: stack.enter_context(self._fetched(held, artifact)), self._check_late
-            )
-            size_px, num_frames = (params.width_px, params.height_px), params.num_frames_before
-            frames = self._references.beginning(path, artifact.media_type, size_px, params.fps, num_frames, check)
-            stack.callback(frames.close)
+            frames = self._patiently(held, "reference", lambda: stack.enter_context(given()), self._check_late)
             for frames_THWC in self._in_time(frames, params.num_inference_steps):
                 mezzanine.write(frames_THWC, check)
 

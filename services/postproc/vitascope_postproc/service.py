@@ -6,14 +6,15 @@ counts is the one Report that the scheduler accepts.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from vitascope_common import ids, telemetry
+from vitascope_common import ids, meters, telemetry
 from vitascope_common.errors import (
     ConfigurationError,
     CorruptMezzanineError,
@@ -181,7 +182,8 @@ class Postproc:
     def _execute(self, held: HeldTask) -> str:
         """Work and report; return the outcome for the metrics."""
         try:
-            outputs = self._finish(held, _Watch(self, held))
+            with _measured(held):
+                outputs = self._finish(held, _Watch(self, held))
         except _Dropped:
             if held.action is Action.STALE:
                 self._executor.release(held)
@@ -379,6 +381,16 @@ def make_manifest(task: Task, facts: MediaFacts, files: tuple[Artifact, ...], va
         "provenance": {"format": "c2pa", "validation_state": validation_state},
     }
     return json.dumps(manifest, indent=2).encode()
+
+
+@contextmanager
+def _measured(held: HeldTask) -> Iterator[None]:
+    """Meter how long the block takes, however it ends."""
+    began_s = time.monotonic()
+    try:
+        yield
+    finally:
+        held.meters = {meters.POSTPROCESS_S: time.monotonic() - began_s}
 
 
 def _read_task(task: Task) -> tuple[FinishParams, Artifact]:

@@ -74,9 +74,10 @@ class Ended:
 
 
 async def end(connection: AsyncConnection, row: TaskRow, report: Report, now_ms: int, job_retention_ms: int) -> Ended:
-    """End the running attempt as its executor says; what it used is in the ledger either way."""
+    """End the running attempt as its executor says; what it used and measured is kept either way."""
     used_s = max(row.used_s, report.used_s)
     await sql.charge_ledger(connection, row, report.outcome, used_s, report.meters, now_ms)
+    await sql.keep_meters(connection, row.job_id, report.meters)
     row = await sql.update_attempt(connection, row.task_id, row.attempt, used_s=used_s) or row
     if report.outcome is Outcome.DONE:
         return await _done(connection, row, report.outputs, now_ms, job_retention_ms)

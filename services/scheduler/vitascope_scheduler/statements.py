@@ -25,6 +25,7 @@ from vitascope_common.jobs import (
     job_states_before,
     task_states_before,
 )
+from vitascope_common.meters import SHOWN, combined
 from vitascope_scheduler.tasks import TaskRow
 from vitascope_scheduler.webhooks.deliveries import JobEnd, announce
 
@@ -201,6 +202,16 @@ async def charge_ledger(
             created_at_ms=now_ms,
         )
     )
+
+
+async def keep_meters(connection: AsyncConnection, job_id: str, meters: Mapping[str, float]) -> None:
+    """Add what an attempt that ends has measured to what people see of its job, whose lock is held."""
+    finite = {name: value for name, value in meters.items() if math.isfinite(value)}
+    if not finite.keys() & SHOWN:
+        return
+    is_job = _JOBS.c.job_id == job_id
+    before = (await connection.execute(sa.select(_JOBS.c.meters).where(is_job))).scalar_one()
+    await connection.execute(sa.update(_JOBS).where(is_job).values(meters=combined(before, finite)))
 
 
 async def charge_late(connection: AsyncConnection, row: TaskRow, used_s: float) -> TaskRow:

@@ -244,7 +244,7 @@ class VideoError(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Video(_message.Message):
-    __slots__ = ("id", "status", "progress", "created_at", "completed_at", "expires_at", "model", "prompt", "seconds", "size", "error", "phase", "queue_position", "eta_seconds", "steps_done", "steps_total", "attempt", "seed", "fps", "num_frames", "metadata", "service_class", "priority", "deadline_at", "retry_of", "remixed_from_video_id")
+    __slots__ = ("id", "status", "progress", "created_at", "completed_at", "expires_at", "model", "prompt", "seconds", "size", "error", "phase", "queue_position", "eta_seconds", "steps_done", "steps_total", "attempt", "seed", "fps", "num_frames", "metadata", "service_class", "priority", "deadline_at", "retry_of", "remixed_from_video_id", "estimated_completion_at", "stage", "cost", "gpu_seconds", "inference_time_s", "stage_durations", "peak_memory_mb", "preview_url")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -252,6 +252,13 @@ class Video(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class StageDurationsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -278,6 +285,14 @@ class Video(_message.Message):
     DEADLINE_AT_FIELD_NUMBER: _ClassVar[int]
     RETRY_OF_FIELD_NUMBER: _ClassVar[int]
     REMIXED_FROM_VIDEO_ID_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_COMPLETION_AT_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    GPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    INFERENCE_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    STAGE_DURATIONS_FIELD_NUMBER: _ClassVar[int]
+    PEAK_MEMORY_MB_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_URL_FIELD_NUMBER: _ClassVar[int]
     id: str
     status: VideoStatus
     progress: int
@@ -304,7 +319,27 @@ class Video(_message.Message):
     deadline_at: int
     retry_of: str
     remixed_from_video_id: str
-    def __init__(self, id: _Optional[str] = ..., status: _Optional[_Union[VideoStatus, str]] = ..., progress: _Optional[int] = ..., created_at: _Optional[int] = ..., completed_at: _Optional[int] = ..., expires_at: _Optional[int] = ..., model: _Optional[str] = ..., prompt: _Optional[str] = ..., seconds: _Optional[str] = ..., size: _Optional[str] = ..., error: _Optional[_Union[VideoError, _Mapping]] = ..., phase: _Optional[str] = ..., queue_position: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., steps_done: _Optional[int] = ..., steps_total: _Optional[int] = ..., attempt: _Optional[int] = ..., seed: _Optional[int] = ..., fps: _Optional[int] = ..., num_frames: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., service_class: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_at: _Optional[int] = ..., retry_of: _Optional[str] = ..., remixed_from_video_id: _Optional[str] = ...) -> None: ...
+    estimated_completion_at: int
+    stage: str
+    cost: Cost
+    gpu_seconds: float
+    inference_time_s: float
+    stage_durations: _containers.ScalarMap[str, float]
+    peak_memory_mb: float
+    preview_url: str
+    def __init__(self, id: _Optional[str] = ..., status: _Optional[_Union[VideoStatus, str]] = ..., progress: _Optional[int] = ..., created_at: _Optional[int] = ..., completed_at: _Optional[int] = ..., expires_at: _Optional[int] = ..., model: _Optional[str] = ..., prompt: _Optional[str] = ..., seconds: _Optional[str] = ..., size: _Optional[str] = ..., error: _Optional[_Union[VideoError, _Mapping]] = ..., phase: _Optional[str] = ..., queue_position: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., steps_done: _Optional[int] = ..., steps_total: _Optional[int] = ..., attempt: _Optional[int] = ..., seed: _Optional[int] = ..., fps: _Optional[int] = ..., num_frames: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., service_class: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_at: _Optional[int] = ..., retry_of: _Optional[str] = ..., remixed_from_video_id: _Optional[str] = ..., estimated_completion_at: _Optional[int] = ..., stage: _Optional[str] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., gpu_seconds: _Optional[float] = ..., inference_time_s: _Optional[float] = ..., stage_durations: _Optional[_Mapping[str, float]] = ..., peak_memory_mb: _Optional[float] = ..., preview_url: _Optional[str] = ...) -> None: ...
+
+class Cost(_message.Message):
+    __slots__ = ("currency", "estimated", "charged", "refunded")
+    CURRENCY_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_FIELD_NUMBER: _ClassVar[int]
+    CHARGED_FIELD_NUMBER: _ClassVar[int]
+    REFUNDED_FIELD_NUMBER: _ClassVar[int]
+    currency: str
+    estimated: float
+    charged: float
+    refunded: float
+    def __init__(self, currency: _Optional[str] = ..., estimated: _Optional[float] = ..., charged: _Optional[float] = ..., refunded: _Optional[float] = ...) -> None: ...
 
 class VideoEvent(_message.Message):
     __slots__ = ("id", "video_id", "queued", "started", "progress", "checkpoint", "preempted", "resumed", "decoding", "postprocessing", "completed", "failed", "cancelled", "snapshot", "partial")
@@ -321,20 +356,22 @@ class VideoEvent(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
     class Progress(_message.Message):
-        __slots__ = ("step", "steps", "percent", "eta_s", "phase", "preview_step")
+        __slots__ = ("step", "steps", "percent", "eta_s", "phase", "preview_step", "preview_url")
         STEP_FIELD_NUMBER: _ClassVar[int]
         STEPS_FIELD_NUMBER: _ClassVar[int]
         PERCENT_FIELD_NUMBER: _ClassVar[int]
         ETA_S_FIELD_NUMBER: _ClassVar[int]
         PHASE_FIELD_NUMBER: _ClassVar[int]
         PREVIEW_STEP_FIELD_NUMBER: _ClassVar[int]
+        PREVIEW_URL_FIELD_NUMBER: _ClassVar[int]
         step: int
         steps: int
         percent: float
         eta_s: float
         phase: str
         preview_step: int
-        def __init__(self, step: _Optional[int] = ..., steps: _Optional[int] = ..., percent: _Optional[float] = ..., eta_s: _Optional[float] = ..., phase: _Optional[str] = ..., preview_step: _Optional[int] = ...) -> None: ...
+        preview_url: str
+        def __init__(self, step: _Optional[int] = ..., steps: _Optional[int] = ..., percent: _Optional[float] = ..., eta_s: _Optional[float] = ..., phase: _Optional[str] = ..., preview_step: _Optional[int] = ..., preview_url: _Optional[str] = ...) -> None: ...
     class Checkpoint(_message.Message):
         __slots__ = ("step",)
         STEP_FIELD_NUMBER: _ClassVar[int]

@@ -195,6 +195,12 @@ class SqlBatches:
                 await show(connection, file, now_ms)
         return True
 
+    async def num_under_way(self) -> int:
+        """Return how many batches are not over."""
+        query = sa.select(sa.func.count()).select_from(batches).where(_ROW.ended_at_ms.is_(None))
+        async with self._database.read() as connection:
+            return (await connection.execute(query)).scalar_one()
+
     async def sweep(self, before_ms: int, limit: int) -> int:
         """Delete batches that ended before."""
         query = sa.select(_ROW.batch_id).where(_ROW.ended_at_ms < before_ms).limit(limit)

@@ -7,7 +7,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vitascope_common.database import Database
-from vitascope_common.tables import batches, files
+from vitascope_common.errors import QuotaExceededError
+from vitascope_common.tables import batches, files, tenants
 from vitascope_gateway.adapters.paging import page_of
 from vitascope_gateway.files import File, gone_while_stored
 
@@ -31,8 +32,8 @@ class SqlFiles:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, file: File, sweep_at_ms: int) -> None:
-        """Write the row of a file that nobody sees yet."""
+    async def add(self, file: File, sweep_at_ms: int, max_bytes: int | None) -> None:
+        """Write the row of a file that nobody sees yet, if its tenant has room for it."""
         values = {
             "file_id": file.file_id,
             "tenant_id": file.tenant_id,
@@ -41,8 +42,11 @@ class SqlFiles:
             "key": file.key,
             "created_at_ms": file.created_at_ms,
             "expires_at_ms": sweep_at_ms,
+            "num_bytes": file.num_bytes,
         }
         async with self._database.transaction() as connection:
+            if max_bytes is not None:
+                await _check_room(connection, file, max_bytes)
             await connection.execute(sa.insert(files).values(values))
 
     async def show(self, file: File, now_ms: int) -> None:
@@ -104,12 +108,30 @@ class SqlFiles:
             await connection.execute(sa.delete(files).where(_ROW.file_id == file_id))
 
 
+async def _check_room(connection: AsyncConnection, file: File, max_bytes: int) -> None:
+    """Count what the tenant has; who adds another file of the same tenant waits for the end of the transaction.
+
+    A row is there as long as its bytes may be, so deleted files count until they are swept.
+    """
+    its_row = sa.select(tenants.c.tenant_id).where(tenants.c.tenant_id == file.tenant_id)
+    await connection.execute(its_row.with_for_update(key_share=True))
+    used = sa.select(sa.func.coalesce(sa.func.sum(_ROW.num_bytes), 0)).where(_ROW.tenant_id == file.tenant_id)
+    used_bytes = int((await connection.execute(used)).scalar_one())
+    if used_bytes + file.num_bytes > max_bytes:
+        raise QuotaExceededError(
+            f"There is no room for this file of {file.num_bytes} bytes: your files have {used_bytes} of the "
+            f"{max_bytes} bytes that are allowed. Delete some; their bytes count for another minute, or until the "
+            "batch that reads them is over.",
+            param="file",
+        )
+
+
 async def show(connection: AsyncConnection, file: File, now_ms: int) -> None:
     """Let a stored file be seen, in the transaction of what comes with it. Raises: UnavailableError."""
     update = (
         sa.update(files)
         .where(_ROW.file_id == file.file_id, _ROW.stored_at_ms.is_(None))
-        .values(num_bytes=file.num_bytes, sha256=file.sha256, expires_at_ms=file.expires_at_ms, stored_at_ms=now_ms)
+        .values(sha256=file.sha256, expires_at_ms=file.expires_at_ms, stored_at_ms=now_ms)
         .returning(_ROW.file_id)
     )
     if (await connection.execute(update)).one_or_none() is None:

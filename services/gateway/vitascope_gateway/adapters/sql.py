@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from vitascope_common.database import Database
-from vitascope_common.jobs import GENERATE, TERMINAL_JOB, Artifact, JobState
+from vitascope_common.jobs import GENERATE, TERMINAL_JOB, Artifact, JobState, TaskState
 from vitascope_common.tables import api_keys, jobs, tasks, tenants
 from vitascope_gateway import admission
 from vitascope_gateway.adapters.paging import page_of
@@ -27,14 +27,16 @@ _COLUMNS = (
     tasks.c.attempt,
     tasks.c.cost_s,
     tasks.c.priority,
+    tasks.c.state.label("task_state"),
+    tasks.c.used_s,
+    tasks.c.ran_s,
+    tasks.c.group_size,
 )
-# The first stage does the work that people watch.
+_FIRST = GENERATE.stages[0]  # does the work that people watch
 _JOBS = sa.select(*_COLUMNS).select_from(
     jobs.outerjoin(
         tasks,
-        sa.and_(
-            tasks.c.job_id == jobs.c.job_id, tasks.c.stage == GENERATE.stages[0].name, tasks.c.shard == sa.literal(0)
-        ),
+        sa.and_(tasks.c.job_id == jobs.c.job_id, tasks.c.stage == _FIRST.name, tasks.c.shard == sa.literal(0)),
     )
 )
 
@@ -161,6 +163,12 @@ def _record(row: Any) -> JobRecord:
         steps_total=row["steps_total"] or 0,
         attempt=row["attempt"] or 0,
         cost_s=row["cost_s"] or 0.0,
+        stage=_stage(row),
+        gpu_seconds=((row["ran_s"] or 0.0) + (row["used_s"] or 0.0)) * (row["group_size"] or 1),
+        started_at_ms=row["started_at_ms"],
+        price_usd_micros=row["price_usd_micros"],
+        has_previews=row["has_previews"],
+        meters=row["meters"],
         class_name=row["class_name"],
         priority=row["priority"] or 0,
         deadline_at_ms=row["deadline_at_ms"],
@@ -168,3 +176,13 @@ def _record(row: Any) -> JobRecord:
         remixed_from=row["remixed_from"],
         hook=Hook.stored(row["webhook_url"], row["webhook_events"]),
     )
+
+
+def _stage(row: Any) -> str | None:
+    """Return the stage that a running job is in: the first one, or the one after it."""
+    if row["state"] != JobState.RUNNING:
+        return None
+    if row["task_state"] != TaskState.DONE:
+        return _FIRST.name
+    after = GENERATE.after(_FIRST.name)
+    return None if after is None else after.name

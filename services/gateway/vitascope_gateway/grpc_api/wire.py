@@ -76,10 +76,12 @@ def page_of(message: videos_pb2.ListVideosRequest) -> tuple[str | None, int, boo
 
 def video(shown: objects.Video) -> videos_pb2.Video:
     """Translate a Video object."""
-    names = [name for name in videos_pb2.Video.DESCRIPTOR.fields_by_name if name not in ("status", "error")]
+    own = ("status", "error", "cost")
+    names = [name for name in videos_pb2.Video.DESCRIPTOR.fields_by_name if name not in own]
     given = {name: value for name in names if (value := getattr(shown, name)) is not None}
     error = None if shown.error is None else videos_pb2.VideoError(code=shown.error.code, message=shown.error.message)
-    return videos_pb2.Video(**given, status=_STATUS[shown.status], error=error)
+    cost = videos_pb2.Cost(**_known(videos_pb2.Cost, shown.cost.model_dump()))
+    return videos_pb2.Video(**given, status=_STATUS[shown.status], error=error, cost=cost)
 
 
 def page(videos: Sequence[objects.Video], has_more: bool) -> videos_pb2.ListVideosResponse:
@@ -129,7 +131,8 @@ def event(item: Told) -> bytes:
         for name, value in _known(type(what), item.data).items():
             setattr(what, name, value)
     if item.type is EventType.PROGRESS and "preview" in item.data:
-        message.progress.preview_step = item.data["preview"]["step"]
+        preview = item.data["preview"]
+        message.progress.preview_step, message.progress.preview_url = preview["step"], preview["url"]
     return message.SerializeToString()
 
 

@@ -7,7 +7,6 @@ import select
 import subprocess
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from pathlib import Path
 
 import numpy
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from vitascope_common.errors import InvalidRequestError
 from vitascope_gpu_worker.errors import EncoderError
+from vitascope_gpu_worker.references import WantedFrames
 
 DEMUXERS = {"video/x-matroska": "matroska", "video/mp4": "mp4"}
 """What our own services write; ffmpeg is not left to guess."""
@@ -47,43 +47,24 @@ class References:
             )
         return torch.from_numpy(pixels)
 
-    def clip(
-        self,
-        path: Path,
-        media_type: str,
-        size_px: tuple[int, int],
-        fps: int,
-        num_frames: int,
-        check: Callable[[], None],
-        *,
-        is_end: bool = False,
-    ) -> Tensor:
+    def clip(self, wanted: WantedFrames, *, is_end: bool = False) -> Tensor:
         """Return the first frames of a clip, or with `is_end` its last: uint8 (T, H, W, 3).
 
-        Covering the size, their middle, at `fps` frames per second; fewer when the clip has fewer. `check` is called
-        while ffmpeg is waited for; it may raise to end the waiting, and ffmpeg.
+        Covering the size, their middle; fewer when the clip has fewer. What ends the waiting ends ffmpeg.
 
         Raises:
             InvalidRequestError: no clip of ours.
             EncoderError: ffmpeg could not be started.
         """
         # A quarter of a frame before one begins: rounded times do not move it out. A shorter clip is read whole.
-        begin = ["-sseof", f"-{(num_frames + 1.25) / fps:.6f}"] if is_end else []
-        end = [] if is_end else ["-frames:v", str(num_frames)]
-        frames = deque(self._frames(path, media_type, size_px, fps, begin, end, check), maxlen=num_frames)
+        begin = ["-sseof", f"-{(wanted.num_frames + 1.25) / wanted.fps:.6f}"] if is_end else []
+        end = [] if is_end else ["-frames:v", str(wanted.num_frames)]
+        frames = deque(self._frames(wanted, begin, end), maxlen=wanted.num_frames)
         if not frames:
             raise InvalidRequestError("A clip that this clip is made from cannot be decoded.")
         return torch.stack([*frames])
 
-    def beginning(
-        self,
-        path: Path,
-        media_type: str,
-        size_px: tuple[int, int],
-        fps: int,
-        num_frames: int,
-        check: Callable[[], None],
-    ) -> Generator[Tensor]:
+    def beginning(self, wanted: WantedFrames) -> Generator[Tensor]:
         """Yield the first frames of a clip one by one, uint8 (1, H, W, 3), read as `clip` does: it may be a long one.
 
         Raises:
@@ -91,34 +72,27 @@ class References:
             EncoderError: ffmpeg could not be started.
         """
         num_read = 0
-        for frame_HWC in self._frames(path, media_type, size_px, fps, [], ["-frames:v", str(num_frames)], check):
+        for frame_HWC in self._frames(wanted, [], ["-frames:v", str(wanted.num_frames)]):
             yield frame_HWC[None]
             num_read += 1
-        if num_read < num_frames:
-            raise InvalidRequestError(f"The clip that this one continues has {num_read} frames, not {num_frames}.")
+        if num_read < wanted.num_frames:
+            raise InvalidRequestError(
+                f"The clip that this one continues has {num_read} frames, not {wanted.num_frames}."
+            )
 
-    def _frames(
-        self,
-        path: Path,
-        media_type: str,
-        size_px: tuple[int, int],
-        fps: int,
-        begin: Sequence[str],
-        end: Sequence[str],
-        check: Callable[[], None],
-    ) -> Iterator[Tensor]:
+    def _frames(self, wanted: WantedFrames, begin: Sequence[str], end: Sequence[str]) -> Iterator[Tensor]:
         """Yield frames, uint8 (H, W, 3), between what ffmpeg is told of the beginning and of the end."""
-        demuxer = DEMUXERS.get(media_type)
+        demuxer = DEMUXERS.get(wanted.media_type)
         if demuxer is None:
-            raise InvalidRequestError(f"A clip must be one of {', '.join(DEMUXERS)}, not {media_type[:60]}.")
-        width_px, height_px = size_px
+            raise InvalidRequestError(f"A clip must be one of {', '.join(DEMUXERS)}, not {wanted.media_type[:60]}.")
+        width_px, height_px = wanted.size_px
         cover = f"scale={width_px}:{height_px}:force_original_aspect_ratio=increase:flags=lanczos"
         command = [self._ffmpeg, "-hide_banner", "-nostdin", "-loglevel", "error", "-protocol_whitelist", "file,pipe"]
-        command += [*begin, "-f", demuxer, "-i", str(path), "-an", "-sn", "-dn"]
-        command += ["-vf", f"fps={fps},{cover},crop={width_px}:{height_px},format=rgb24"]
+        command += [*begin, "-f", demuxer, "-i", str(wanted.path), "-an", "-sn", "-dn"]
+        command += ["-vf", f"fps={wanted.fps},{cover},crop={width_px}:{height_px},format=rgb24"]
         command += [*end, "-f", "rawvideo", "pipe:1"]
         try:
-            for data in _read(command, width_px * height_px * 3, check):
+            for data in _read(command, width_px * height_px * 3, wanted.check):
                 pixels = numpy.frombuffer(bytearray(data), dtype=numpy.uint8)
                 yield torch.from_numpy(pixels.reshape(height_px, width_px, 3))
         except OSError as error:

@@ -1,6 +1,5 @@
 """One pass of ffmpeg: the mezzanine in, an H.264 MP4, a WebP of its middle and a JPEG of frames in rows out."""
 
-import math
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,8 +16,8 @@ CRF = 16
 """Visually lossless for clips as small as ours; a mezzanine has no grain that would make it expensive."""
 KEYFRAME_S = 2
 THUMBNAIL_MAX_PX = 640
-SPRITES, SPRITE_COLUMNS, SPRITE_MAX_PX = 16, 4, 160
-"""At most so many frames, evenly spaced from the first, in rows of four, each at most so wide."""
+SPRITE_COLUMNS, SPRITE_ROWS, SPRITE_MAX_PX = 4, 4, 160
+"""The grid, and how wide each frame in it is at most. It is smaller for a video of fewer frames: every cell is full."""
 INPUT_FAULTS = ("[ffv1", "[matroska")
 """How the lines begin that ffmpeg writes about a damaged mezzanine (FFV1 in Matroska)."""
 POLL_S = 0.05
@@ -76,10 +75,12 @@ class FfmpegEncoder:
         )
         picture = each[1].filter("select", f"eq(n,{plan.num_frames // 2})")
         picture = picture.filter("scale", f"min({THUMBNAIL_MAX_PX},iw)", -1).filter("format", "bgra")
-        every = math.ceil(plan.num_frames / SPRITES)
-        num_rows = math.ceil(math.ceil(plan.num_frames / every) / SPRITE_COLUMNS)
-        sprites = each[2].filter("select", f"not(mod(n,{every}))").filter("scale", f"min({SPRITE_MAX_PX},iw)", -2)
-        sprites = sprites.filter("tile", f"{SPRITE_COLUMNS}x{num_rows}")
+        num_columns = min(SPRITE_COLUMNS, plan.num_frames)
+        num_rows = min(SPRITE_ROWS, plan.num_frames // num_columns)
+        num_sprites = num_columns * num_rows
+        evenly = f"lt(mod(n*{num_sprites},{plan.num_frames}),{num_sprites})"  # the first, and every so many-th
+        sprites = each[2].filter("select", evenly).filter("scale", f"min({SPRITE_MAX_PX},iw)", -2)
+        sprites = sprites.filter("tile", f"{num_columns}x{num_rows}")
         outputs = ffmpeg.merge_outputs(
             video.output(
                 str(plan.video),
