@@ -1,5 +1,6 @@
 // openai for JavaScript: `node openai_js.mjs` beside node_modules/openai, with OPENAI_BASE_URL and OPENAI_API_KEY.
 
+import { readFileSync, writeFileSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { join } from "node:path";
@@ -41,9 +42,30 @@ async function download(id, variant) {
   return Buffer.from(await answer.arrayBuffer());
 }
 
-const made = await client.videos.create({ prompt: RED, model: "sora-2", seconds: "1", size: "64x64", seed: 7 });
+/** Run the sample of docs/webhooks.md on a free port: gives its URL, and what it prints. */
+async function receiver(secret) {
+  const page = readFileSync(new URL("../../docs/webhooks.md", import.meta.url), "utf8");
+  const sample = /```js\n([^]*?)```/.exec(page)[1];
+  const path = join(process.cwd(), "webhook-sample.mjs");
+  const printed = [];
+  const told = new Promise((resolve) => {
+    globalThis.webhookSample = { console: { log: (...words) => printed.push(words.join(" ")) }, listening: resolve };
+  });
+  const here = sample.replace("whsec_…", secret).replace("console.log", "webhookSample.console.log");
+  writeFileSync(path, here.replace("listen(8080)", 'listen(0, "127.0.0.1", function () { webhookSample.listening(this.unref()); })'));
+  await import(pathToFileURL(path).href);
+  return [`http://127.0.0.1:${(await told).address().port}/hook`, printed];
+}
+
+const [hook, printed] = await receiver((await client.get("/webhooks/default/secret")).signing_secret);
+const wanted = { prompt: RED, model: "sora-2", seconds: "1", size: "64x64", seed: 7 };
+const made = await client.videos.create({ ...wanted, webhook_url: hook });
 const video = await finished(made);
 check("create, poll", video.status === "completed" && video.seconds === "1" && video.size === "64x64" && video.seed === 7);
+while (printed.length === 0) await new Promise((resolve) => setTimeout(resolve, 100));
+check("a webhook, by the sample of its page", printed.join() === `video.completed ${video.id}`);
+const forged = { "webhook-id": "evt_1", "webhook-timestamp": `${Math.floor(Date.now() / 1000)}`, "webhook-signature": "v1,AAAA" };
+check("a forged one is refused", (await fetch(hook, { method: "POST", headers: forged, body: "{}" })).status === 400);
 const clip = await download(video.id, "video");
 check("download video", clip.subarray(4, 8).toString() === "ftyp");
 check("download thumbnail", (await download(video.id, "thumbnail")).subarray(8, 12).toString() === "WEBP");

@@ -10,9 +10,10 @@ from typing import Any, TypeVar, cast
 import pytest
 from redis.asyncio import Redis
 
+from vitascope_common import events as common_events
 from vitascope_common import ids, keys, redis_clients
 from vitascope_common.errors import UnavailableError
-from vitascope_common.events import Event, EventType
+from vitascope_common.events import Event, EventType, append_async
 from vitascope_common.testing import (
     ClusterServers,
     RedisServer,
@@ -21,8 +22,9 @@ from vitascope_common.testing import (
     redis_cluster,
     redis_sentinel,
 )
+from vitascope_gateway.adapters import events as gateway_events
 from vitascope_gateway.adapters.events import RedisEvents
-from vitascope_gateway.hub import FeedHub, Follower, Signal
+from vitascope_gateway.hub import FeedHub, FeedRead, Follower, Item, Signal
 from vitascope_gateway.told import Told
 from vitascope_gpu_worker.adapters.events import EventPublisher
 from vitascope_gpu_worker.adapters.inbox import InboxReader
@@ -243,6 +245,13 @@ def jobs_of_every_shard() -> list[str]:
     return [found[shard] for shard in sorted(found)]
 
 
+async def step(redis: Redis, job_id: str) -> str:
+    """Append an event; returns its id."""
+    event_id = await append_async(redis, Event(job_id, EventType.PROGRESS, {"step": 1}, task="t", attempt=1))
+    assert event_id is not None
+    return event_id
+
+
 class TestEvents:
     async def test_followers_of_every_shard_hear_of_their_job(self, url: str) -> None:
         jobs = jobs_of_every_shard()
@@ -264,6 +273,38 @@ class TestEvents:
                     assert [one.id for one in history.events] == [one.id for one in heard]
                     after = await live.events.read(job_id, heard[0].id)
                     assert (list(after.events), after.at) == (history.events[1:], history.events[0])
+
+    async def test_a_reader_that_lags_behind_what_a_feed_keeps_says_so_before_it_goes_on(
+        self, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(common_events, "FEED_MAX_EVENTS", 100)
+        monkeypatch.setattr(gateway_events, "BATCH", 20)
+        job_id, may_read = ids.new_job_id(), asyncio.Event()
+        live = Live(url)
+        read = live.events.read_feeds
+
+        async def read_feeds(positions: dict[str, str]) -> FeedRead:
+            await may_read.wait()
+            return await read(positions)
+
+        monkeypatch.setattr(live.events, "read_feeds", read_feeds)
+        async with live:
+            with live.hub.subscribe(job_id) as follower:
+                await signalled(follower)
+                appended = [await step(live.redis, job_id) for _ in range(400)]
+                may_read.set()
+                assert await follower.next(20) == [Signal.CATCH_UP]  # else what is missed would never be told
+                heard = []
+                while appended[-1] not in heard:
+                    heard += [one.id for one in await collect(follower, 1)]
+                assert len(heard) < len(appended)
+                may_read.clear()
+                appended = [await step(live.redis, job_id) for _ in range(60)]  # several batches, and nothing lost
+                may_read.set()
+                items: list[Item] = []
+                while len(items) < len(appended):
+                    items += await follower.next(20)
+                assert [item.id for item in items if isinstance(item, Told)] == appended
 
     async def test_a_worker_publishes(self, url: str) -> None:
         job_id = ids.new_job_id()

@@ -481,6 +481,28 @@ async def test_the_deadline_is_of_all_together(server: Server):
         await get(UrlGuard(resolve=never), "https://example.test/", timeout_s=0.3)
 
 
+async def test_lookups_that_linger_delay_nobody_elses(server: Server, monkeypatch: pytest.MonkeyPatch):
+    answered, is_over = [], threading.Event()
+
+    def look_up(host: str, port: int, **_: Any) -> list[Any]:
+        if host.startswith("slow"):
+            is_over.wait(30)
+        answered.append(host)
+        return [(0, 0, 0, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr("vitascope_common.url_guard.socket.getaddrinfo", look_up)
+    guard, num_slow = UrlGuard(INSIDE), 2 * 7 * 16  # of seven tenants, whose places have been used again meanwhile
+    try:
+        slow = [get(guard, f"http://slow-{number}.test:{server.port}/", timeout_s=0.3) for number in range(num_slow)]
+        failed = await asyncio.gather(*slow, return_exceptions=True)
+        assert {type(one) for one in failed} == {UrlFailedError}
+        server.answers["/"] = (200, {}, b"well")
+        assert (await get(guard, f"http://quick.test:{server.port}/")).content == b"well"
+        assert answered == ["quick.test"]
+    finally:
+        is_over.set()
+
+
 async def test_what_cannot_be_reached_is_said(server: Server):
     guard = UrlGuard(INSIDE, Names(nowhere_test=[[]], closed_test=[["127.0.0.1"]]))
     for url, why in (

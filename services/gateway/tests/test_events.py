@@ -187,7 +187,7 @@ def test_zero_means_from_the_beginning(outside: Any, beginning: str) -> None:
         assert next(stream)["id"] == first
 
 
-def test_a_finished_job_without_history_is_one_snapshot(outside: Any) -> None:
+def test_a_finished_job_without_history_is_one_snapshot_and_who_comes_back_hears_that_it_was_all(outside: Any) -> None:
     job_id = outside.create()
     complete(outside, job_id)
     with follow(outside, job_id) as stream:
@@ -197,6 +197,13 @@ def test_a_finished_job_without_history_is_one_snapshot(outside: Any) -> None:
         "completed",
         100,
     )
+    url = f"{outside.gateway.base_url}/v1/videos/{job_id}/events"
+    again = httpx.get(url, headers={**outside.headers, "Last-Event-ID": snapshot["id"]})
+    assert (again.status_code, again.content) == (204, b"")
+    other = outside.create()
+    state(outside, other, EventType.QUEUED, 1)
+    with follow(outside, other, snapshot["id"]) as stream:
+        assert next(stream)["data"]["status"] == "queued"  # of a video that goes on it is no end
 
 
 def test_a_finished_job_whose_last_event_is_lost_ends_with_a_snapshot(outside: Any) -> None:

@@ -202,6 +202,19 @@ def test_a_websocket_tells_what_the_event_stream_tells(outside: Any) -> None:
     assert ids == [first, started, step, last]
 
 
+def test_a_websocket_of_a_finished_video_without_history_tells_it_once(outside: Any) -> None:
+    video = created(outside)
+    with contextlib.closing(sqlite3.connect(outside.database_path, timeout=30)) as connection:
+        connection.execute("UPDATE jobs SET state = 'failed', finished_at_ms = 1 WHERE job_id = ?", (video["id"],))
+        connection.commit()
+    with connect(video["websocket_url"], compression=None) as mirror:
+        snapshot = told(mirror)
+        assert (snapshot["type"], snapshot["data"]["status"]) == ("snapshot", "failed")
+        assert code_of(mirror)[0] == 1000
+    with connect(f"{video['websocket_url']}&last_event_id={snapshot['id']}", compression=None) as mirror:
+        assert list(mirror) == []  # closed with 1000
+
+
 def test_a_websocket_takes_a_key_too_and_says_why_it_closes(outside: Any) -> None:
     video = created(outside)
     base = f"ws{outside.gateway.base_url.removeprefix('http')}/v1/videos"

@@ -1,6 +1,8 @@
 """Watching a video over gRPC: history, then live, without gap or duplicate, whoever stops, dies or reads too slowly."""
 
 import asyncio
+import contextlib
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -18,7 +20,7 @@ from vitascope_gateway.follow import Following
 from vitascope_gateway.grpc_api import api as api_module
 from vitascope_gateway.grpc_api.api import VideoApi
 from vitascope_gateway.grpc_api.server import make_server
-from vitascope_gateway.hub import FeedHub
+from vitascope_gateway.hub import FeedHub, FeedRead
 from vitascope_gateway.positions import PositionPoller
 from vitascope_gateway.stream import History
 from vitascope_gateway.testing import GatewayProcess
@@ -120,6 +122,20 @@ def test_what_is_no_longer_kept_is_one_snapshot(outside: Any) -> None:
         assert [one.WhichOneof("what") for one in call if one.id] == ["completed"]
 
 
+def test_a_finished_video_that_nothing_is_kept_of_is_told_once(outside: Any) -> None:
+    job_id = queued(outside)
+    outside.redis.client.delete(keys.events(job_id))
+    with contextlib.closing(sqlite3.connect(outside.database_path, timeout=30)) as connection:
+        connection.execute("UPDATE jobs SET state = 'completed', finished_at_ms = 1 WHERE job_id = ?", (job_id,))
+        connection.commit()
+    with client(outside.gateway) as stub:
+        (snapshot,) = watch(outside, stub, job_id)
+        assert snapshot.snapshot.status == pb.VIDEO_STATUS_COMPLETED
+        again = watch(outside, stub, job_id, snapshot.id)
+        assert list(again) == []
+        assert again.code() is grpc.StatusCode.OK
+
+
 def test_while_it_waits_its_place_is_told(outside: Any) -> None:
     job_id = queued(outside)
     outside.neighbours.place = 7
@@ -163,8 +179,8 @@ class Feed:
     async def positions(self, part: frozenset[str], before: object) -> dict[str, str]:
         return {}
 
-    async def read_feeds(self, positions: dict[str, str]) -> list[StoredEvent]:
-        return [await self.fed.get()]
+    async def read_feeds(self, positions: dict[str, str]) -> FeedRead:
+        return FeedRead([await self.fed.get()])
 
     async def read(self, job_id: str, after: str) -> History:
         number = int(after.partition("-")[0] or 0)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -19,13 +20,13 @@ from vitascope_gateway import positions as positions_module
 from vitascope_gateway import sse, ws
 from vitascope_gateway import stream as stream_module
 from vitascope_gateway.connection import HAND_OVER, MAX_AT_ONCE_BYTES, SEND_BUFFER_BYTES, MessageOutlet
-from vitascope_gateway.hub import MAX_WAITING_EVENTS, FeedHub, Follower, Signal
+from vitascope_gateway.hub import MAX_WAITING_EVENTS, FeedHub, FeedRead, Follower, Signal
 from vitascope_gateway.objects import Urls
 from vitascope_gateway.positions import PositionPoller
 from vitascope_gateway.service import JobRecord, QueuePosition
 from vitascope_gateway.silences import Silences
-from vitascope_gateway.stream import History, JobStream
-from vitascope_gateway.told import told
+from vitascope_gateway.stream import END_ID, History, JobStream
+from vitascope_gateway.told import Pause, told
 
 JOB = "video_" + "0" * 32
 RECORD = JobRecord(
@@ -87,13 +88,13 @@ class World:
             raise UnavailableError
         return {}
 
-    async def read_feeds(self, positions: dict[str, str]) -> list[StoredEvent]:
+    async def read_feeds(self, positions: dict[str, str]) -> FeedRead:
         self.is_live = True
         item = await self.fed.get()
         if item is None:
             self.is_redis_away = True
             raise UnavailableError
-        return [item]
+        return FeedRead([item])
 
     async def queue_positions(self, job_ids: Sequence[str]) -> Mapping[str, QueuePosition]:
         self.asked.append(list(job_ids))
@@ -169,7 +170,7 @@ async def collect(frames: AsyncGenerator[bytes, None], num: int) -> list[bytes]:
 
 async def test_silence_is_filled_with_comments() -> None:
     world = World()
-    frames = world.stream()
+    frames = world.stream(record=QUEUED)
     assert await anext(frames) == b"retry: 1000\n\n"
     assert [await anext(frames) for _ in range(3)] == [b": heartbeat\n\n"] * 3
     world.is_sql_away = True
@@ -180,12 +181,35 @@ async def test_silence_is_filled_with_comments() -> None:
 
 async def test_after_a_silence_sql_says_that_the_job_is_over() -> None:
     world = World()
-    frames = world.stream()
+    frames = world.stream(record=QUEUED)
     await anext(frames)
     world.record = replace(RECORD, state=JobState.FAILED, error_code="poison")
     rest = [frame async for frame in frames]
     assert names(rest) == ["snapshot"]
+    assert ids(rest) == [END_ID]
     assert b'"code":"poison"' in rest[0]
+
+
+async def test_an_event_that_is_written_at_once_leaves_no_silence_of_two_heartbeats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream_module, "HEARTBEAT_S", 0.5)
+    told_at_s: list[float] = []
+
+    def take(one: object) -> bool:
+        told_at_s.append(time.monotonic())
+        return True
+
+    world = World()
+    world.events = [event(1, EventType.QUEUED), event(2)]
+    async with running(world.hub.run()):
+        await until(lambda: world.is_live)
+        async with contextlib.aclosing(world.job_stream("2-0").batches(take)) as batches:
+            beat = asyncio.ensure_future(anext(batches))
+            await until(lambda: world.num_reads > 0)
+            world.fed.put_nowait(event(3))
+            assert await beat == [Pause.HEARTBEAT]
+    assert time.monotonic() - told_at_s[0] < 0.8
 
 
 async def test_where_a_preview_lies_is_nobodys_business_outside() -> None:
@@ -200,7 +224,7 @@ async def test_where_a_preview_lies_is_nobodys_business_outside() -> None:
 
 async def test_a_job_that_was_deleted_ends_its_streams() -> None:
     world = World()
-    frames = world.stream()
+    frames = world.stream(record=QUEUED)
     await anext(frames)
     world.record = None
     assert [frame async for frame in frames] == []
@@ -262,6 +286,18 @@ async def test_an_id_from_the_future_does_not_hide_what_happens_when_there_is_no
     assert (await collect(frames, 1))[0].startswith(b"id: 1-0\nevent: progress\n")
     await frames.aclose()
     reader.cancel()
+
+
+async def test_a_running_job_without_any_history_begins_with_a_snapshot_and_lives_on() -> None:
+    world = World()
+    async with running(world.hub.run()):
+        await until(lambda: world.is_live)
+        frames = world.stream()
+        (snapshot,) = await collect(frames, 1)
+        assert snapshot.startswith(b"event: snapshot\n")
+        world.fed.put_nowait(event(1))
+        assert ids(await collect(frames, 1)) == ["1-0"]
+        await frames.aclose()
 
 
 async def test_a_history_without_its_beginning_starts_with_a_snapshot_that_covers_it() -> None:
@@ -405,11 +441,11 @@ async def test_a_full_follower_is_closed_and_its_neighbour_is_not() -> None:
 
 async def test_a_closing_hub_ends_every_stream_present_and_future() -> None:
     world = World()
-    frames = world.stream()
+    frames = world.stream(record=QUEUED)
     await anext(frames)
     world.hub.close()
     assert [frame async for frame in frames] == []
-    assert [frame async for frame in world.stream()] == [b"retry: 1000\n\n"]
+    assert [frame async for frame in world.stream(record=QUEUED)] == [b"retry: 1000\n\n"]
 
 
 QUEUED = replace(RECORD, state=JobState.QUEUED, phase="queued")

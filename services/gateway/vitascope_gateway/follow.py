@@ -16,11 +16,12 @@ from pydantic import SecretStr
 from vitascope_common import tokens
 from vitascope_common.errors import LinkExpiredError, PermissionDeniedError, UnavailableError
 from vitascope_common.events import TERMINAL_EVENTS
+from vitascope_common.jobs import TERMINAL_JOB
 from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.objects import Urls
 from vitascope_gateway.service import Gateway, JobRecord, Store
 from vitascope_gateway.silences import Silences
-from vitascope_gateway.stream import BEGINNING, Histories, JobStream, Places
+from vitascope_gateway.stream import BEGINNING, END_ID, Histories, JobStream, Places
 
 TOKEN_TTL_S = 3600
 MAX_TOKEN_CHARS = 512
@@ -91,6 +92,8 @@ class Following:
         """
         record = await self._gateway.video(access.tenant_id, job_id)
         last_id = last_event_id.strip()[:MAX_LAST_EVENT_ID_CHARS]
+        if last_id == END_ID and record.state in TERMINAL_JOB:
+            return None
         if last_id not in BEGINNING and await self._was_the_last(job_id, last_id):
             return None
 

@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -24,6 +25,14 @@ RECONNECT_S = 0.2
 _log = structlog.stdlib.get_logger("vitascope.gateway")
 
 
+@dataclass(frozen=True)
+class FeedRead:
+    """What one read of the feeds has found."""
+
+    events: Sequence[StoredEvent]
+    trimmed: frozenset[str] = frozenset()  # feeds that may have lost entries in front of these
+
+
 class Feeds(Protocol):
     """The live copies of all events. Reading raises UnavailableError when Redis is away."""
 
@@ -35,7 +44,7 @@ class Feeds(Protocol):
         """Return where to read on: the places `before` where they still make sense, else the end of each feed."""
         ...
 
-    async def read_feeds(self, positions: dict[str, str]) -> Sequence[StoredEvent]:
+    async def read_feeds(self, positions: dict[str, str]) -> FeedRead:
         """Wait for events after `positions`, which are moved on; may return none."""
         ...
 
@@ -43,7 +52,7 @@ class Feeds(Protocol):
 class Signal(Enum):
     """What a follower gets between events."""
 
-    CATCH_UP = "catch up"  # the feed was interrupted or is back: read the history
+    CATCH_UP = "catch up"  # the feed was interrupted, is back or has lost something: read the history
     CLOSE = "close"  # this process ends
 
 
@@ -150,8 +159,11 @@ class FeedHub:
                 metrics.FEED_LIVE.set(len(self._live) == num_parts)
                 _log.info("feed.live", num_feeds=len(part))
                 self._tell(Signal.CATCH_UP, part)
-                async for events in self._batches(positions):
-                    for event in events:
+                async for read in self._reads(positions):
+                    if read.trimmed:
+                        _log.warning("feed.trimmed", num_feeds=len(read.trimmed))
+                        self._tell(Signal.CATCH_UP, read.trimmed)
+                    for event in read.events:
                         await self._hand_on(event)
             except UnavailableError as error:
                 if part in self._live:
@@ -171,7 +183,7 @@ class FeedHub:
             if place % NUM_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
-    async def _batches(self, positions: dict[str, str]) -> AsyncIterator[Sequence[StoredEvent]]:
+    async def _reads(self, positions: dict[str, str]) -> AsyncIterator[FeedRead]:
         while True:
             yield await self._feeds.read_feeds(positions)
 

@@ -6,6 +6,7 @@ know, SQL does: a `snapshot` (the Video object) stands for events that are lost,
 What is told here is encoded elsewhere: `sse.py` for HTTP, `ws.py` for WebSockets.
 """
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -27,6 +28,8 @@ SEND_TIMEOUT_S = 20.0
 AWAY_S = 3.0
 """How often a client hears from SQL while Redis is away."""
 BEGINNING = frozenset({"", "0", "0-0"})
+END_ID = "end"
+"""The id of a snapshot of a finished job: what Redis has lost can still be resumed after, and then nothing is left."""
 WAITING_EVENTS = frozenset({EventType.QUEUED, EventType.PREEMPTED})
 """After these a job stands in a queue, until any other event."""
 
@@ -87,7 +90,7 @@ class JobStream:
         urls: objects.Urls,
     ) -> None:
         self._job_id = record.job_id
-        self._is_finished_in_sql = record.state in TERMINAL_JOB
+        self._state = record.state
         self._is_waiting = _is_waiting(record)
         self._last_id = "" if last_event_id in BEGINNING else last_event_id
         self._last_order = id_order(self._last_id)
@@ -101,7 +104,7 @@ class JobStream:
         self._is_stuck = False  # behind, and nobody can tell what is missed
         self._is_over = False
         self._take: Callable[[Told], bool] | None = None
-        self._has_told = False
+        self._told_at_s = time.monotonic()
         self.end = End.FINISHED
 
     async def batches(self, take: Callable[[Told], bool] | None = None) -> AsyncGenerator[Sequence[Told | Pause]]:
@@ -118,6 +121,7 @@ class JobStream:
                     batch = await (self._catch_up() if was_behind else self._wait(follower, self._patience_s()))
                     if batch:
                         yield batch
+                        self._told_at_s = time.monotonic()
                     if was_behind and self._is_stuck and not self._is_over:
                         batch = await self._wait(follower, AWAY_S)
                         if batch:
@@ -126,18 +130,19 @@ class JobStream:
                 self._places.unwatch(follower)
 
     def _patience_s(self) -> float:
-        return TERMINAL_PATIENCE_S if self._is_finished_in_sql else HEARTBEAT_S
+        patience_s = TERMINAL_PATIENCE_S if self._state in TERMINAL_JOB else HEARTBEAT_S
+        return max(0.0, self._told_at_s + patience_s - time.monotonic())
 
     async def _wait(self, follower: Follower, timeout_s: float) -> list[Told | Pause]:
         if self._is_waiting:
             self._places.watch(follower)
         else:
             self._places.unwatch(follower)
-        self._has_told = False
+        told_at_s = self._told_at_s
         at_once = None if self._take is None or self._is_behind or self._is_waiting else self._tell_at_once
         items = await follower.next(timeout_s, at_once)
         if not items:
-            return [] if self._is_behind or self._has_told else await self._check_sql()
+            return [] if self._is_behind or self._told_at_s > told_at_s else await self._check_sql()
         batch: list[Told | Pause] = []
         for item in items:
             if self._is_over:
@@ -170,8 +175,6 @@ class JobStream:
         self._is_behind, self._is_stuck = history.has_more, False
         if history.at is not None:
             self._is_waiting = history.at.type in WAITING_EVENTS
-        if not self._last_id and not history.events and self._is_finished_in_sql:
-            return await self._snapshot("")
         return self._tell(map(told, history.events))
 
     def _is_gap(self, history: History) -> bool:
@@ -181,7 +184,7 @@ class JobStream:
         if self._last_id:
             return history.at is None
         if not history.events:
-            return False
+            return self._state is not JobState.QUEUED  # there have been some
         first = history.events[0]
         return first.type is not EventType.QUEUED or "reason" in first.data  # with a reason it is queued once more
 
@@ -203,9 +206,9 @@ class JobStream:
         if record is None:  # deleted meanwhile
             self._is_over = True
             return []
-        self._is_finished_in_sql = self._is_over = record.state in TERMINAL_JOB
+        self._state, self._is_over = record.state, record.state in TERMINAL_JOB
         self._is_waiting = _is_waiting(record)
-        return [told_snapshot(newest_id, record, self._urls)]
+        return [told_snapshot(END_ID if self._is_over else newest_id, record, self._urls)]
 
     def _tell_at_once(self, one: Told) -> bool:
         """Hand an event over as it comes, if it changes nothing but where we are."""
@@ -214,7 +217,7 @@ class JobStream:
         if not self._last_id or one.order > self._last_order:
             if not self._take(one):
                 return False
-            self._last_id, self._last_order, self._has_told = one.id, one.order, True
+            self._last_id, self._last_order, self._told_at_s = one.id, one.order, time.monotonic()
         return True
 
     def _set_last_id(self, event_id: str) -> None:

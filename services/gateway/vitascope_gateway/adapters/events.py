@@ -11,10 +11,12 @@ from redis.asyncio import Redis
 from vitascope_common import keys, redis_clients
 from vitascope_common.errors import UnavailableError
 from vitascope_common.events import StoredEvent, from_feed, from_history, id_order
+from vitascope_gateway.hub import FeedRead
 from vitascope_gateway.stream import History
 
 BLOCK_MS = 5000
 BATCH = 500
+"""Entries that are read at once of each feed; far fewer than a feed keeps."""
 PAGE = 64
 """Events of a history that are read at once, for each follower that catches up: one that does not read holds them."""
 
@@ -81,19 +83,31 @@ class RedisEvents:
                 positions[feed] = start if id_order(start) <= id_order(end) else "0-0"
         return positions
 
-    async def read_feeds(self, positions: dict[str, str]) -> Sequence[StoredEvent]:
-        """Wait up to 5 s for events after `positions`, which are moved on."""
+    async def read_feeds(self, positions: dict[str, str]) -> FeedRead:
+        """Wait up to 5 s for events after `positions`, which are moved on.
+
+        Whoever lags so far behind that a feed is trimmed before it is read gets a full batch: only then is that asked.
+        """
         found: list[StoredEvent] = []
+        trimmed: set[str] = set()
         async with _translated():
             answer: Any = await self._blocking.xread(cast(Any, positions), count=BATCH, block=BLOCK_MS)
         for feed, entries in answer.items() if isinstance(answer, dict) else answer or ():
+            if len(entries) == BATCH and await self._is_trimmed(feed, positions[feed]):
+                trimmed.add(feed)
             for entry_id, fields in entries:
                 positions[feed] = entry_id
                 try:
                     found.append(from_feed(fields))
                 except (KeyError, ValueError):  # of a newer version than this process
                     _log.warning("feed.unknown_event", feed=feed, entry=entry_id)
-        return found
+        return FeedRead(found, frozenset(trimmed))
+
+    async def _is_trimmed(self, feed: str, position: str) -> bool:
+        """Whether something after a position may be gone: nothing is while that itself, or an older one, is held."""
+        async with _translated():
+            oldest: Any = await self._blocking.xrange(feed, count=1)
+        return not oldest or id_order(oldest[0][0]) > id_order(position)
 
 
 def _events(job_id: str, entries: Any) -> list[StoredEvent]:
