@@ -59,7 +59,7 @@ SWEEP_S, SWEEP_BATCHES = 60.0, 10
 PAGE = 200
 
 _FILE_GONE = {"code": "file_not_found", "message": "The input file is gone."}
-_AWAY = (ErrorKind.UNAVAILABLE, ErrorKind.TIMEOUT)
+_AWAY = (ErrorKind.UNAVAILABLE, ErrorKind.TIMEOUT, ErrorKind.EXHAUSTED)
 _log = structlog.stdlib.get_logger("vitascope.gateway")
 
 
