@@ -175,6 +175,26 @@ async def test_what_was_promised_stands_when_the_policy_changes(room: Room) -> N
     assert not await room.exists(job_id)
 
 
+async def test_what_was_kept_for_a_job_that_never_was_goes_after_a_day(room: Room) -> None:
+    """As a gateway leaves it that died between keeping a reference and admitting the job."""
+    admitted, lost = await room.job(), ids.new_job_id()
+    key = reference_key(lost, "change.mkv")
+    room.store.put_bytes(key, b"x", "video/x-matroska")
+    room.store.put_bytes("work/other/file", b"x", "video/mp4")
+    room.now_ms = ids.job_made_at_ms(lost) + retention.LOST_MS
+    sweeper = room.retention
+    await sweeper.round()
+    assert room.store.exists(key)
+    room.now_ms += 1
+    await sweeper.round()
+    assert room.store.exists(key), "it looks once an hour"
+    room.now_ms += 3600 * 1000
+    await sweeper.round()
+    assert not room.store.exists(key)
+    assert room.store.exists("work/other/file")
+    assert room.files(admitted) == EVERYTHING
+
+
 class DiesAtError(Exception):
     """Stands for the death of the process."""
 

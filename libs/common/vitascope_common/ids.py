@@ -31,6 +31,11 @@ def is_job_id(text: str) -> bool:
     return _JOB_ID.fullmatch(text) is not None
 
 
+def job_made_at_ms(job_id: str) -> int:
+    """Return when a job id was made, which is before its job was admitted."""
+    return int(job_id.removeprefix("video_")[:12], 16)
+
+
 def is_file_id(text: str) -> bool:
     """Tell whether `text` has the form of the id of a file."""
     return _FILE_ID.fullmatch(text) is not None

@@ -115,6 +115,13 @@ class UrlGuard:
         """Judge a URL as far as that goes without the network. Raises UrlRefusedError."""
         self._parsed(url)
 
+    async def check_addresses(self, url: str) -> None:
+        """Judge a URL and what its name leads to now; takes as long as the resolver does, and sends nothing there.
+
+        Raises: UrlRefusedError; UrlFailedError: the name cannot be found.
+        """
+        await self._addresses(self._parsed(url))
+
     async def request(
         self,
         method: str,

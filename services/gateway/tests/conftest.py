@@ -141,6 +141,7 @@ class Inside:
     neighbours: Neighbours
     database: Database
     objects: ObjectStore
+    guard: UrlGuard
     video_api: VideoApi
     gateway: Gateway
     creation: Creation
@@ -233,7 +234,7 @@ def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Insi
             keys["ops"] = await add_tenant(database, "ops", classes="realtime", scopes="other admin")
             closing = [creation.drain, channel.close, database.close]
             return Inside(
-                runner, app, keys, both, database, objects, video_api, gateway, creation, store, work, closing
+                runner, app, keys, both, database, objects, guard, video_api, gateway, creation, store, work, closing
             )
 
         one = runner.run(build())

@@ -195,7 +195,7 @@ def test_the_document_describes_both_routes(inside: Any) -> None:
     document = inside.request("GET", "/openapi.json", tenant=None).json()
     show, drain_ = document["paths"]["/admin/v1/queue"]["get"], document["paths"]["/admin/v1/queue/drain"]["post"]
     assert set(show["responses"]) == {"200", "400", "401", "403", "404", "503"}
-    assert set(drain_["responses"]) == {"200", "400", "401", "403", "408", "413", "415", "503"}
+    assert set(drain_["responses"]) == {"200", "400", "401", "403", "408", "413", "415", "429", "503"}
     schemas = document["components"]["schemas"]
     assert {"PoolView", "ClassView", "FlowView", "WorkerView", "LeaseView"} <= set(schemas)
     assert show["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/Queue")

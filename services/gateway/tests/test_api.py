@@ -375,6 +375,44 @@ def test_a_page_of_another_origin_may_ask_and_read_every_answer(inside: Any) -> 
         assert {"x-request-id", "openai-poll-after-ms", "retry-after"} <= exposed
 
 
+def test_what_a_page_may_not_send_is_refused_in_the_envelope(inside: Any) -> None:
+    wish = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST", "X-Request-Id": "mine"}
+    leave = inside.request("OPTIONS", "/v1/videos", tenant=None, headers=wish)
+    assert (leave.status_code, leave.headers["x-request-id"]) == (200, "mine")
+    for header, value in (
+        ("Access-Control-Request-Method", "PUT"),
+        ("Access-Control-Request-Private-Network", "true"),
+    ):
+        answer = inside.request("OPTIONS", "/v1/videos", tenant=None, headers=wish | {header: value})
+        assert (answer.status_code, answer.headers["x-request-id"]) == (400, "mine")
+        assert error(answer)["code"] == "invalid_request"
+        assert "GET, HEAD, POST, DELETE" in error(answer)["message"]
+
+
+def test_a_crash_can_be_read_by_a_page_and_has_an_id(inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def crash(*_: Any) -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(inside.gateway, "video", crash)
+    answer = inside.request("GET", f"/v1/videos/{'0' * 32}", headers={"Origin": "https://app.example"})
+    assert (answer.status_code, error(answer)["code"]) == (500, "internal")
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize("name", ["edits", "extensions", "estimate", "characters", "models"])
+def test_a_word_that_is_a_route_is_no_id(inside: Any, name: str) -> None:
+    allowed = "GET" if name == "models" else "POST"
+    for method in ("GET", "HEAD", "POST", "PUT", "DELETE"):
+        answer = inside.request(method, f"/v1/videos/{name}", json=None if method == "GET" else {})
+        if method == allowed:
+            assert answer.status_code in (200, 400)
+            continue
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+        if method != "HEAD":
+            assert error(answer)["code"] == "method_not_allowed"
+
+
 def test_another_tenants_video_does_not_exist(inside: Any) -> None:
     job_id = create(inside)
     for method, path in (
@@ -596,7 +634,8 @@ def test_models_say_what_they_can_do(inside: Any) -> None:
 def test_the_document_names_every_route_and_its_errors(inside: Any) -> None:
     document = inside.request("GET", "/openapi.json", tenant=None).json()
     create_ = document["paths"]["/v1/videos"]["post"]
-    assert set(create_["responses"]) == {"200", "202", "400", "401", "403", "404", "408", "413", "415", "422", "503"}
+    statuses = "200 202 400 401 403 404 408 413 415 422 429 503"
+    assert sorted(create_["responses"]) == statuses.split()
     assert set(create_["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
     fields = create_["requestBody"]["content"]["application/json"]["schema"]["properties"]
     others = {*IGNORED_FIELDS, "extra_body"}

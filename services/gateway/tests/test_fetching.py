@@ -235,7 +235,8 @@ def test_one_tenants_slow_servers_keep_nobody_else_waiting(inside: Any, server: 
 
     slow, refused, other = inside.runner.run(scene())
     assert [one.status_code for one in slow] == [202] * len(slow)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")
+    assert (refused.headers["x-should-retry"], refused.headers["retry-after"]) == ("true", "1")
     assert other.status_code == 202
     assert create(inside, input_reference=server.url("/a.png")).status_code == 202
 

@@ -123,13 +123,14 @@ def test_the_url_of_a_video_is_enough_to_follow_it_and_for_nothing_else(outside:
     video, other = created(outside), created(outside)
     state(outside, video["id"], EventType.QUEUED, 1)
     state(outside, video["id"], EventType.CANCELLED, 2)
-    with httpx.stream("GET", video["events_url"]) as answer:
+    page = {"Origin": "https://app.example"}
+    with httpx.stream("GET", video["events_url"], headers=page) as answer:
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == "*"
         assert names(answer.iter_lines()) == ["queued", "cancelled"]
     token = urlsplit(video["events_url"]).query
     base = f"{outside.gateway.base_url}/v1/videos"
-    refused = httpx.get(f"{base}/{other['id']}/events?{token}")
+    refused = httpx.get(f"{base}/{other['id']}/events?{token}", headers=page)
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "permission_denied")
     assert "GET /v1/videos/{id}" in refused.json()["error"]["message"]
     assert refused.headers["access-control-allow-origin"] == "*"  # a page can read why
@@ -231,8 +232,17 @@ def test_a_websocket_takes_a_key_too_and_says_why_it_closes(outside: Any) -> Non
     with connect(video["websocket_url"]) as mirror:
         mirror.send("x" * 100_000)
         assert code_of(mirror)[0] == 1009
-    with pytest.raises(websockets.InvalidStatus):
-        connect(f"{base}/nowhere")
+    named = {"X-Request-Id": "mine"}
+    with connect(video["websocket_url"], additional_headers=named) as mirror:
+        assert mirror.response is not None
+        assert mirror.response.headers["x-request-id"] == "mine"
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        connect(f"{base}/nowhere", additional_headers=named)
+    answer = refused.value.response
+    assert (answer.status_code, answer.headers["x-request-id"]) == (404, "mine")
+    assert json.loads(answer.body)["error"]["code"] == "not_found"
+    counted = httpx.get(outside.gateway.metrics_url).text
+    assert 'method="GET",route="/v1/videos/{video_id}/ws",status="101"' in counted
 
 
 def sent(opcode: Opcode, data: bytes, *, fin: bool = True) -> bytes:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -111,6 +112,22 @@ def test_a_body_that_breaks_off_harms_nobody(outside: Any) -> None:
         breaks_off=True,
     )
     assert httpx.get(f"{outside.gateway.base_url}/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"{" * (MAX_BODY_BYTES + 1)])
+def test_a_body_that_nobody_reads_is_not_taken_for_the_next_request(outside: Any, body: bytes) -> None:
+    head = f"POST /v1/videos/video_{0:032x}/cancel HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {outside.key}\r\n"
+    following = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    whole = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    assert statuses(raw(outside, whole + following)) == [404, 200]
+    chunked = f"{head}Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
+    assert statuses(raw(outside, chunked + following)) == [404, 200]
+    broken = f"{head}Transfer-Encoding: chunked\r\n\r\nnonsense\r\n".encode()
+    assert statuses(raw(outside, broken + following)) in ([400], [404])
+
+
+def statuses(answers: bytes) -> list[int]:
+    return [int(one) for one in re.findall(rb"HTTP/1.1 (\d{3})", answers)]
 
 
 def test_the_trace_of_the_caller_reaches_the_job(outside: Any) -> None:

@@ -1,7 +1,9 @@
 """Edits and extensions of clips that come with the request: read apart from everything else, kept as jobs need them."""
 
+import asyncio
 import json
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import imageio_ffmpeg
 import pytest
 
 from vitascope_common.media_probe import MediaInfo, MediaLimits, probe
+from vitascope_gateway import references
 
 LIMITS = MediaLimits(max_bytes=10**8, max_pixels=10**6, max_duration_s=200, max_frames=10**4)
 
@@ -133,3 +136,30 @@ def test_nothing_is_read_for_a_request_that_is_refused_anyway(
     for fields in ({"size": "1x1"}, {"strength": "2"}, {"seconds": "7"}, {"service_class": "realtime"}):
         assert ask(inside, "edits", b"no clip", **fields).json()["error"]["param"] in fields
     assert nothing_is_kept(inside)
+
+
+def test_one_tenants_clips_leave_places_for_others(inside: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, read, may_go_on = clip(folder, 3), references.read_clip, threading.Event()
+
+    def read_late(*args: Any, **options: Any) -> Any:
+        may_go_on.wait(10)
+        return read(*args, **options)
+
+    monkeypatch.setattr(references, "read_clip", read_late)
+
+    async def scene() -> tuple[list[Any], Any]:
+        async def ask(tenant: str) -> Any:
+            form = {"data": {"prompt": "x"}, "files": [("video", ("clip.mp4", data, "video/mp4"))]}
+            return await inside._request("POST", "/v1/videos/edits", tenant, form)
+
+        asked = [asyncio.create_task(ask("acme")) for _ in range(references.MAX_CLIPS_OF_TENANT + 1)]
+        (refused,), rest = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        other = asyncio.create_task(ask("other"))
+        await asyncio.wait({other}, timeout=0.1)
+        may_go_on.set()
+        return await asyncio.gather(*rest, other), refused.result()
+
+    others, refused = inside.runner.run(scene())
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")
+    assert "at most 3 at once" in refused.json()["error"]["message"]
+    assert [one.status_code for one in others] == [202] * 4

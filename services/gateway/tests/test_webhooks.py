@@ -9,7 +9,7 @@ import pytest
 
 from vitascope_common.testing import Receiver, free_port, webhook_receiver
 from vitascope_common.webhooks import EVENT_TYPES
-from vitascope_gateway.webhooks import MAX_ENDPOINTS, TEST_VIDEO_ID
+from vitascope_gateway.webhooks import MAX_ENDPOINTS, MAX_TESTS_OF_TENANT, TEST_VIDEO_ID
 
 URL = "https://hooks.example.com/in?key=1"
 FIELDS = {"name": "CI", "url": URL, "event_types": ["video.completed"]}
@@ -178,7 +178,9 @@ def test_a_test_goes_out_now_and_says_what_came_back(inside: Any, receiver: Rece
     assert all(TEST_VIDEO_ID in one.body.decode() for one in receiver.received())
     assert inside.request("GET", "/v1/webhook_deliveries").json()["data"] == [], "a test is no delivery"
     for body in ({}, {"event_type": "batch.failed"}, {"event_type": ["video.failed"]}, {"event_type": None}):
-        assert error_of(inside.request("POST", path, json=body)) == (400, "invalid_request", "event_type")
+        answer = inside.request("POST", path, json=body)
+        assert error_of(answer) == (400, "invalid_request", "event_type")
+        assert answer.json()["error"]["message"] == 'event_type must be one of "video.completed", "video.failed".'
 
 
 def test_a_test_that_nobody_answers_is_an_error_that_says_so(inside: Any) -> None:
@@ -186,6 +188,56 @@ def test_a_test_that_nobody_answers_is_an_error_that_says_so(inside: Any) -> Non
     answer = inside.request("POST", path, json={"event_type": "video.completed"})
     assert error_of(answer)[:2] == (400, "url_failed")
     assert "cannot be reached" in answer.json()["error"]["message"]
+
+
+def test_one_tenants_slow_receivers_leave_tests_to_others(inside: Any, receiver: Receiver) -> None:
+    receiver.held.add("/slow")
+    slow, quick = create(inside, url=receiver.url("/slow")), create(inside, url=receiver.url("/quick"))
+    theirs = create(inside, "other", url=receiver.url("/theirs"))
+
+    async def scene() -> tuple[list[Any], Any, Any]:
+        async def ask(tenant: str, endpoint: dict[str, Any]) -> Any:
+            path = f"/v1/webhook_endpoints/{endpoint['id']}/test"
+            return await inside._request("POST", path, tenant, {"json": {"event_type": "video.failed"}})
+
+        held = [asyncio.create_task(ask("acme", slow)) for _ in range(MAX_TESTS_OF_TENANT)]
+        await asyncio.to_thread(receiver.wait, MAX_TESTS_OF_TENANT, "/slow")
+        refused, other = await ask("acme", quick), await ask("other", theirs)
+        receiver.release()
+        return await asyncio.gather(*held), refused, other
+
+    held, refused, other = inside.runner.run(scene())
+    assert error_of(refused)[:2] == (429, "quota_exceeded")
+    assert (refused.headers["x-should-retry"], refused.headers["retry-after"]) == ("true", "1")
+    assert [one.status_code for one in (*held, other)] == [200] * (MAX_TESTS_OF_TENANT + 1)
+
+
+def test_a_host_that_leads_inside_is_refused_when_an_endpoint_is_made(
+    inside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"in.example.com": ["10.0.0.1"], "both.example.com": ["8.8.8.8", "fd00::1"], "out.example.com": ["8.8.8.8"]}
+    may_answer = asyncio.Event()
+
+    async def resolve(host: str, _: int) -> list[str]:
+        if host == "slow.example.com":
+            await may_answer.wait()
+        if host not in found:
+            raise OSError("no such name")
+        return found[host]
+
+    monkeypatch.setattr(inside.guard, "_resolve", resolve)
+    monkeypatch.setattr("vitascope_gateway.webhooks.LOOKUP_TIMEOUT_S", 0.05)
+    for host in ("in.example.com", "both.example.com"):
+        answer = inside.request("POST", "/v1/webhook_endpoints", json=FIELDS | {"url": f"https://{host}/hook"})
+        assert error_of(answer) == (400, "url_refused", "url")
+        assert "10.0.0.1" not in answer.text
+    made = [create(inside, url=f"https://{name}.example.com/hook") for name in ("out", "later", "slow")]
+    path = f"/v1/webhook_endpoints/{made[0]['id']}"
+    answer = inside.request("POST", path, json={"url": "https://in.example.com/hook"})
+    assert error_of(answer) == (400, "url_refused", "url")
+    assert inside.request("GET", path).json()["url"] == "https://out.example.com/hook"
+    may_answer.set()
+    inside.runner.run(asyncio.sleep(0))
 
 
 def test_the_default_secret_is_made_once_kept_and_can_be_replaced(inside: Any) -> None:

@@ -81,14 +81,14 @@ def make_admin_router(
     @router.post(
         "/queue/drain",
         response_model=Drain,
-        responses=errors(400, 401, 403, 408, 413, 415, 503),
+        responses=errors(400, 401, 403, 408, 413, 415, 429, 503),
         openapi_extra={
             "requestBody": {"required": True, "content": {"application/json": {"schema": _DRAIN_FIELDS}}},
         },
     )
     async def set_drain(request: Request, known: Operator) -> Response:
         """Give a worker or a pool no more work and let it yield what runs; or end that. Repeating it is harmless."""
-        fields = await read_fields(request)
+        fields = await read_fields(request, known.tenant_id)
         for name in fields:
             if name not in _DRAIN_FIELDS["properties"]:
                 shown = ascii(name[:60])[1:-1]

@@ -7,9 +7,10 @@ from fastapi import Depends, FastAPI, Header, Query, Request, WebSocket
 from fastapi.requests import HTTPConnection
 from fastapi.security import APIKeyQuery, HTTPBearer
 from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from vitascope_common.errors import UnavailableError, UnsupportedError, VitascopeError
+from vitascope_common.errors import UnavailableError, UnsupportedError
 from vitascope_gateway import objects, ws
 from vitascope_gateway.admin import make_admin_router
 from vitascope_gateway.batch_api import make_batch_router
@@ -18,7 +19,7 @@ from vitascope_gateway.body import read_fields
 from vitascope_gateway.callers import caller_of
 from vitascope_gateway.cors import open_to_pages
 from vitascope_gateway.creation import Created, Creation
-from vitascope_gateway.edge import EdgeMiddleware, error_response, install_error_handlers
+from vitascope_gateway.edge import CrashMiddleware, EdgeMiddleware, error_response, install_error_handlers
 from vitascope_gateway.files import Files
 from vitascope_gateway.follow import Access, Following, FollowTokens
 from vitascope_gateway.idempotency import Mark, mark_of
@@ -62,13 +63,13 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         415: "The body is neither JSON nor multipart.",
         451: "The safety check withholds the finished video.",
         422: "The Idempotency-Key was used with another request.",
-        429: "As much of this as you may have is under way.",
+        429: "As much of this as you may have at once is under way.",
         503: "Something needed is away. With an Idempotency-Key repeating is safe, else as the message says.",
     }
     return {status: {"model": ErrorEnvelope, "description": what[status]} for status in statuses}
 
 
-_MADE = _REPLAYED | _errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 503)
+_MADE = _REPLAYED | _errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
 """What those answer that make a video from a video."""
 
 
@@ -93,8 +94,9 @@ def make_app(
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,  # get_video: what a generated client calls it
     )
-    app.add_middleware(EdgeMiddleware)
+    app.add_middleware(CrashMiddleware)
     open_to_pages(app)
+    app.add_middleware(EdgeMiddleware)  # the outermost: whatever answers, it has an id and is counted
     install_error_handlers(app)
     follow_token = APIKeyQuery(
         name="token", auto_error=False, scheme_name="FollowToken", description="As `events_url` has it; for one video."
@@ -161,13 +163,13 @@ def make_app(
         "/v1/videos",
         status_code=202,
         response_model=Video,
-        responses=_REPLAYED | _errors(400, 401, 403, 404, 408, 413, 415, 422, 503),
+        responses=_REPLAYED | _errors(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
         openapi_extra=CREATE_BODY,
         tags=["videos"],
     )
     async def create_video(request: Request, known: Known, links: Links, sent: Marked) -> Response:
         """Create a video. It is promised once this answers 202."""
-        return _created(await creation.create(known, await read_fields(request), sent), links)
+        return _created(await creation.create(known, await read_fields(request, known.tenant_id), sent), links)
 
     @app.post(
         "/v1/videos/{video_id}/remix",
@@ -183,7 +185,7 @@ def make_app(
         Whatever is not given is as it was there, but for the seed; the length is that of the video. The model must be
         able to `video_to_video`.
         """
-        return _created(await creation.remix(known, video_id, await read_fields(request), sent), links)
+        return _created(await creation.remix(known, video_id, await read_fields(request, known.tenant_id), sent), links)
 
     @app.post(
         "/v1/videos/edits",
@@ -195,7 +197,7 @@ def make_app(
     )
     async def edit_video(request: Request, known: Known, links: Links, sent: Marked) -> Response:
         """Draw over a video by another prompt, as remix does; `video` names it."""
-        return _created(await creation.edit(known, await read_fields(request), sent), links)
+        return _created(await creation.edit(known, await read_fields(request, known.tenant_id), sent), links)
 
     @app.post(
         "/v1/videos/extensions",
@@ -211,7 +213,7 @@ def make_app(
         The clip that is generated has `seconds`; it begins with the last frames of the video that it continues, at
         most half of it, so the whole is shorter than the sum. The model must be capable of `extension`.
         """
-        return _created(await creation.extend(known, await read_fields(request), sent), links)
+        return _created(await creation.extend(known, await read_fields(request, known.tenant_id), sent), links)
 
     @app.post("/v1/videos/characters", responses=_errors(400, 401, 503), status_code=400, tags=["videos"])
     async def create_character(tenant_id: Tenant) -> Response:
@@ -231,14 +233,26 @@ def make_app(
     @app.post(
         "/v1/videos/estimate",
         response_model=VideoEstimate,
-        responses=_errors(400, 401, 403, 408, 413, 415, 503),
+        responses=_errors(400, 401, 403, 408, 413, 415, 429, 503),
         openapi_extra=CREATE_BODY,
         tags=["videos"],
     )
     async def estimate_video(request: Request, known: Known) -> Response:
         """Say what a request would make, cost and wait for, if it were sent now. Nothing runs, nothing is kept."""
-        found = await creation.estimate(known, await read_fields(request))
+        found = await creation.estimate(known, await read_fields(request, known.tenant_id))
         return JSONResponse(objects.estimate(found).model_dump())
+
+    def refuse(name: str, allowed: str, *methods: str) -> None:
+        """Keep a word that is a route from being taken for the id of a video."""
+
+        async def not_allowed() -> Response:
+            raise HTTPException(405, headers={"Allow": allowed})
+
+        app.add_api_route(f"/v1/videos/{name}", not_allowed, methods=list(methods), include_in_schema=False)
+
+    for name in ("edits", "extensions", "estimate", "characters"):
+        refuse(name, "POST", "GET", "DELETE")
+    refuse("models", "GET", "DELETE")
 
     @app.get("/v1/videos", response_model=VideoList, responses=_errors(400, 401, 503), tags=["videos"])
     async def list_videos(
@@ -312,7 +326,7 @@ def make_app(
                 "description": "A moving picture of at most 64 kB.",
                 "headers": {"Cache-Control": {"schema": {"type": "string", "enum": ["no-store"]}}},
             },
-            **_errors(401, 403, 404, 503),
+            **_errors(401, 403, 404, 429, 503),
         },
         response_class=Response,
         tags=["videos"],
@@ -329,13 +343,9 @@ def make_app(
         `preview` says that there is a newer one. Before the first one, and once denoising is over, this is a 404
         `video_not_ready`.
         """
-        headers = {"Cache-Control": "no-store"} | _open_to_pages(token)
-        try:
-            allowed = await access(request, video_id)
-            found = await previews.newest(await gateway.video(allowed.tenant_id, video_id))
-        except VitascopeError as error:
-            return error_response(error, headers)
-        return Response(found, media_type=MEDIA_TYPE, headers=headers)
+        allowed = await access(request, video_id)
+        found = await previews.newest(await gateway.video(allowed.tenant_id, video_id))
+        return Response(found, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store"})
 
     @app.get(
         "/v1/videos/{video_id}/events",
@@ -351,7 +361,7 @@ def make_app(
         request: Request,
         video_id: str,
         _: Annotated[Any, Depends(bearer)],
-        token: Annotated[str | None, Depends(follow_token)],
+        __: Annotated[Any, Depends(follow_token)],
         last_event_id: Annotated[str, Query(description="Where to resume; the header Last-Event-ID wins.")] = "",
     ) -> Response:
         """Follow a video as server-sent events. `Last-Event-ID` resumes without gap or duplicate.
@@ -368,14 +378,10 @@ def make_app(
         not kept: `Last-Event-ID` stays that of the last event before them, and whoever resumes gets a fresh one.
         """
         last_id = request.headers.get("last-event-id", last_event_id)
-        headers = _open_to_pages(token)
-        try:
-            stream = await following.open(await access(request, video_id), video_id, last_id)
-        except VitascopeError as error:
-            return error_response(error, headers)  # so that a page can read why
+        stream = await following.open(await access(request, video_id), video_id, last_id)
         if stream is None:
-            return Response(status_code=204, headers=headers)  # a browser's EventSource then stops to reconnect
-        return EventStreamResponse(stream, headers)
+            return Response(status_code=204)  # a browser's EventSource then stops to reconnect
+        return EventStreamResponse(stream)
 
     @app.websocket("/v1/videos/{video_id}/ws")
     async def mirror_video(socket: WebSocket, video_id: str) -> None:
@@ -414,11 +420,6 @@ def make_app(
 
     install_openapi(app)
     return app
-
-
-def _open_to_pages(token: str | None) -> dict[str, str]:
-    """Return the header with which a page of any origin may read an answer: the token says who may, not the page."""
-    return {} if token is None else {"Access-Control-Allow-Origin": "*"}
 
 
 def _models(gateway: Gateway) -> dict[str, Any]:

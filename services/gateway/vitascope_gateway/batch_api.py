@@ -78,13 +78,13 @@ def make_batch_router(
     @router.post(
         "/files",
         response_model=FileObject,
-        responses=errors(400, 401, 408, 413, 415, 503),
+        responses=errors(400, 401, 408, 413, 415, 429, 503),
         openapi_extra=_body("multipart/form-data", _UPLOAD),
         tags=["files"],
     )
     async def create_file(request: Request, known: Known) -> Response:
         """Upload the requests of a batch, one per line."""
-        async with uploads.receive(request) as upload:
+        async with uploads.receive(known.tenant_id, request) as upload:
             try:
                 file = await files.upload(known.tenant_id, upload.filename, upload.path, upload.ttl_ms)
             except QuotaExceededError as error:  # after a 429 stock clients would send all of it twice more
@@ -133,7 +133,7 @@ def make_batch_router(
     )
     async def create_batch(request: Request, known: Known) -> Response:
         """Work off the requests of a file within 24 hours, in the service class `batch`."""
-        fields, mark = await read_fields(request), mark_of(request.headers)
+        fields, mark = await read_fields(request, known.tenant_id), mark_of(request.headers)
         batch = await batches.create(known, fields, base_url(request), mark)
         return JSONResponse(batch_objects.batch(batch).model_dump())
 

@@ -63,7 +63,7 @@ COMPLETED = "completed"
 """What becomes of a line that goes well; anything else is the code of an error."""
 
 _FILE_GONE = {"code": "file_not_found", "message": "The input file is gone."}
-_AWAY = (ErrorKind.UNAVAILABLE, ErrorKind.TIMEOUT)
+_AWAY = (ErrorKind.UNAVAILABLE, ErrorKind.TIMEOUT, ErrorKind.EXHAUSTED)
 _log = structlog.stdlib.get_logger("vitascope.gateway")
 
 

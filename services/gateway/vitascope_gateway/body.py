@@ -12,6 +12,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from vitascope_common.errors import InvalidRequestError
+from vitascope_gateway.places import Places
 from vitascope_gateway.request import FILES
 from vitascope_gateway.threads import BoundedThreads
 
@@ -25,7 +26,7 @@ a page; a body that is nothing else would become thirty times as many bytes of o
 BODY_TIMEOUT_S = 30.0
 MAX_PARTS = 64
 
-_PARSERS = BoundedThreads("parser", num_threads=2, max_waiting=16)
+_PARSERS = BoundedThreads("parser", 2, Places("large requests are being read", most=18, most_of_tenant=6))
 _BRACKETS = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.+-]+\+json)")
 
@@ -39,16 +40,15 @@ class EdgeError(InvalidRequestError):
         self.code = code
 
 
-async def read_fields(request: Request) -> dict[str, Any]:
+async def read_fields(request: Request, tenant_id: str) -> dict[str, Any]:
     """Return the fields of a JSON or multipart body: `a[b]` becomes an object, `a[]` a list, a file bytes.
 
     `extra_body` is merged.
 
-
     Raises:
         InvalidRequestError: names the field, or the place in the JSON text.
         EdgeError: 408 too slow, 413 too large, 415 neither JSON nor multipart.
-        UnavailableError: too many large bodies wait to be parsed.
+        QuotaExceededError, UnavailableError: too many large bodies wait to be parsed, of this tenant or of all.
     """
     content_type = request.headers.get("content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
@@ -63,7 +63,7 @@ async def read_fields(request: Request) -> dict[str, Any]:
     body = await _read(request)
     form_type = None if is_json else content_type
     if len(body) > LARGE_BYTES:
-        return await _PARSERS.run(lambda: asyncio.run(_parse(body, form_type)))
+        return await _PARSERS.run(tenant_id, lambda: asyncio.run(_parse(body, form_type)))
     return await _parse(body, form_type)
 
 

@@ -133,6 +133,7 @@ class Creation:
             PermissionDeniedError: the plan does not include this service class.
             ModerationBlockedError: the safety check refused the prompt.
             UrlRefusedError, UrlFailedError: a picture lies where nothing is fetched from, or cannot be fetched.
+            QuotaExceededError: as many pictures or clips of this tenant wait as may.
             UnavailableError: the prompt service, the database or, for pictures, the object store is away, too many
                 pictures wait, or the model's card is broken; nothing was promised.
             UnknownOutcomeError: the database went away while it committed; the job may be promised.
@@ -317,8 +318,8 @@ class Creation:
         try:
             references = await self._references.keep(job_id, draft.caller.tenant_id, request)
             if draft.upload is not None:
-                role = draft.upload.role
-                kept, clip = await self._references.keep_clip(job_id, role, draft.upload.data, request)
+                role, data = draft.upload.role, draft.upload.data
+                kept, clip = await self._references.keep_clip(job_id, draft.caller.tenant_id, role, data, request)
                 request = self._parse(replace(draft, upload=replace(draft.upload, clip=clip)))
                 references.append(replace(kept, strength=request.strength))
             for one in draft.stored:

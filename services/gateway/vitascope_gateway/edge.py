@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitascope_common import telemetry
-from vitascope_common.errors import ErrorKind, InternalError, VitascopeError, http_status
+from vitascope_common.errors import ErrorKind, InternalError, NotFoundError, VitascopeError, http_status
 from vitascope_gateway import metrics
 from vitascope_gateway.admission import UnknownOutcomeError
 
@@ -31,6 +31,10 @@ ERROR_TYPE: Mapping[ErrorKind, str] = {
 }
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 RETRY_AFTER_S = 1
+NOTHING_HERE = "There is nothing at this address; /docs lists what there is."
+STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+SWITCHED = 101
+"""What a handshake of a WebSocket is answered with that is accepted."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _log = structlog.stdlib.get_logger("vitascope.gateway")
@@ -44,7 +48,7 @@ def error_response(error: VitascopeError, headers: Mapping[str, str] | None = No
         extra["WWW-Authenticate"] = 'Bearer realm="vitascope"'
     if isinstance(error, UnknownOutcomeError) and not error.has_next_try:
         extra["x-should-retry"] = "false"  # the clients of this format would repeat a 503 by themselves
-    elif status == 503:
+    elif status in (429, 503):
         extra |= {"Retry-After": str(RETRY_AFTER_S), "x-should-retry": "true"}
     elif status == 409:
         extra["x-should-retry"] = "false"  # nor would it help to repeat this one, which they do too
@@ -61,7 +65,7 @@ def error_body(error: VitascopeError) -> tuple[int, dict[str, str | None]]:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Make every error of the framework and of ours leave in the envelope."""
+    """Make every error that a route raises, of the framework and of ours, leave in the envelope."""
 
     async def ours(_: Request, error: Exception) -> Response:
         return error_response(error if isinstance(error, VitascopeError) else InternalError())
@@ -81,10 +85,7 @@ def install_error_handlers(app: FastAPI) -> None:
         if not isinstance(error, HTTPException):
             return error_response(InternalError())
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-        message = {
-            404: "There is nothing at this address; /docs lists what there is.",
-            405: "This method is not allowed here.",
-        }.get(error.status_code, str(error.detail))
+        message = {404: NOTHING_HERE, 405: "This method is not allowed here."}.get(error.status_code, str(error.detail))
         body = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
         return JSONResponse({"error": body}, error.status_code, error.headers)
 
@@ -94,47 +95,69 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 class EdgeMiddleware:
-    """Gives each request an id and a span, counts it, and answers what nobody foresaw with a plain 500."""
+    """Gives each request an id and a span, and counts it; outside of everything that answers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        request_id = request_id_of(headers.get(b"x-request-id", ""))
-        method = scope["method"] if scope["method"] in METHODS else "OTHER"
+        """Serve one request, or one WebSocket: of that the handshake counts, and it has no span."""
+        is_http = scope["type"] == "http"
+        request_id = request_id_of(_header(scope, b"x-request-id"))
+        method = "GET" if not is_http else scope["method"] if scope["method"] in METHODS else "OTHER"
         started = time.perf_counter()
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
-                metrics.REQUEST_SECONDS.labels(method, _route(scope)).observe(time.perf_counter() - started)
-            await send(message)
-
-        parent = headers.get(b"traceparent")
-        with (
-            structlog.contextvars.bound_contextvars(request_id=request_id),
-            telemetry.span(f"http {method}", parent=parent, **{"http.request.method": method}) as span,
-        ):
-            try:
-                await self._app(scope, receive, send_with_id)
-            except Exception as error:
-                _log.error("request.crashed", method=method, route=_route(scope), exc_info=error)
-                if status == 0:
-                    await error_response(InternalError())(scope, receive, send_with_id)
-            finally:
+            if message["type"] in STARTS:
+                status = message.get("status", SWITCHED)
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                message = {**message, "headers": headers}
                 route = _route(scope)
-                span.update_name(f"{method} {route}")
-                span.set_attribute("http.response.status_code", status)
+                metrics.REQUEST_SECONDS.labels(method, route).observe(time.perf_counter() - started)
                 metrics.REQUESTS.labels(method, route, str(status)).inc()
                 _log.debug("request.answered", method=method, route=route, status=status)
+            elif message["type"] == "websocket.close" and status == 0:  # the framework's: no route is for WebSockets
+                await error_response(NotFoundError(NOTHING_HERE))(scope, receive, send_with_id)
+                return
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            if not is_http:
+                await self._app(scope, receive, send_with_id)
+                return
+            parent = _header(scope, b"traceparent")
+            with telemetry.span(f"http {method}", parent=parent, **{"http.request.method": method}) as span:
+                await self._app(scope, receive, send_with_id)
+                span.update_name(f"{method} {_route(scope)}")
+                span.set_attribute("http.response.status_code", status)
+
+
+class CrashMiddleware:
+    """Answers what nobody foresaw with a plain 500; inside of what adds headers to answers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; a WebSocket that breaks off says enough."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_answered = False
+
+        async def watched(message: Message) -> None:
+            nonlocal is_answered
+            is_answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            _log.error("request.crashed", method=scope["method"], route=_route(scope), exc_info=error)
+            if not is_answered:
+                await error_response(InternalError())(scope, receive, send)
 
 
 def request_id_of(given: str) -> str:
@@ -145,3 +168,7 @@ def request_id_of(given: str) -> str:
 def _route(scope: MutableMapping[str, Any]) -> str:
     """Return the template, never the path: labels must not grow with what clients type."""
     return getattr(scope.get("route"), "path", None) or "unmatched"
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in reversed(scope["headers"]) if key == name), "")

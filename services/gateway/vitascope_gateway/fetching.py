@@ -1,11 +1,11 @@
 """Pictures that lie elsewhere: fetched by the URL that a request names, a few at once."""
 
-from collections import Counter
 from collections.abc import Mapping
 
-from vitascope_common.errors import UnavailableError, UrlFailedError, UrlRefusedError
+from vitascope_common.errors import UrlFailedError, UrlRefusedError
 from vitascope_common.url_guard import UrlGuard
 from vitascope_gateway.pictures import MAX_PICTURE_BYTES
+from vitascope_gateway.places import Places
 
 FETCH_TIMEOUT_S = 10.0
 """For all of a request."""
@@ -20,7 +20,7 @@ class PictureFetcher:
 
     def __init__(self, guard: UrlGuard) -> None:
         self._guard = guard
-        self._num_fetching: Counter[str] = Counter()
+        self._places = Places("pictures are being fetched", MAX_FETCHING, MAX_FETCHING_OF_TENANT)
 
     def check(self, sent: Mapping[str, bytes | str]) -> None:
         """Judge URLs as far as that goes without the network. Raises: UrlRefusedError: it names the field."""
@@ -37,25 +37,16 @@ class PictureFetcher:
         Raises:
             UrlRefusedError: a URL leads where nothing is fetched from.
             UrlFailedError: it cannot be reached, or has no picture of at most 10 MiB; both name the field.
-            UnavailableError: too many are being fetched.
+            QuotaExceededError, UnavailableError: too many are being fetched, of this tenant or of all.
         """
         urls = {name: value for name, value in sent.items() if isinstance(value, str)}
         fetched = dict(zip(urls, await self._fetch(tenant_id, urls), strict=True)) if urls else {}
         return {name: fetched[name] if isinstance(value, str) else value for name, value in sent.items()}
 
     async def _fetch(self, tenant_id: str, urls: Mapping[str, str]) -> list[bytes]:
-        of_tenant = self._num_fetching[tenant_id] + len(urls)
-        if of_tenant > MAX_FETCHING_OF_TENANT or self._num_fetching.total() + len(urls) > MAX_FETCHING:
-            raise UnavailableError(
-                "Too many pictures are being fetched at the moment; repeat your request in a second."
-            )
-        self._num_fetching[tenant_id] = of_tenant
-        try:
+        with self._places.held(tenant_id, len(urls)):
             # One after the other: there are two at most, and of two that fail the first is told of.
             return [await self._one(name, url, FETCH_TIMEOUT_S / len(urls)) for name, url in urls.items()]
-        finally:
-            self._num_fetching[tenant_id] -= len(urls)
-            self._num_fetching += Counter()  # forgets who fetches nothing
 
     async def _one(self, name: str, url: str, timeout_s: float) -> bytes:
         try:

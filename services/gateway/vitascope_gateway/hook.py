@@ -9,7 +9,7 @@ from vitascope_common import webhooks
 from vitascope_common.errors import InvalidRequestError
 
 FIELDS = ("webhook_url", "webhook_events")
-_ALLOWED = ", ".join(f'"{one}"' for one in webhooks.EVENT_TYPES)
+ALLOWED = ", ".join(f'"{one}"' for one in webhooks.EVENT_TYPES)
 
 
 @dataclass(frozen=True)
@@ -52,5 +52,5 @@ def read_event_types(value: Any, param: str) -> tuple[str, ...]:
         except (ValueError, RecursionError):
             value = None
     if not isinstance(value, Sequence) or not value or any(one not in webhooks.EVENT_TYPES for one in value):
-        raise InvalidRequestError(f"{param} must be a list of one or more of {_ALLOWED}.", param=param)
+        raise InvalidRequestError(f"{param} must be a list of one or more of {ALLOWED}.", param=param)
     return tuple(dict.fromkeys(value))

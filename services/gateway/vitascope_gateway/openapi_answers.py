@@ -39,6 +39,7 @@ HEADERS: Mapping[str, Any] = {
 ERROR_HEADERS: Mapping[str, tuple[str, ...]] = {
     "401": ("WWW-Authenticate",),
     "409": ("x-should-retry",),
+    "429": ("Retry-After", "x-should-retry"),
     "503": ("Retry-After", "x-should-retry"),
 }
 MORE_HEADERS: Mapping[tuple[str, str], tuple[str, ...]] = {("get_video", "200"): ("openai-poll-after-ms",)}
@@ -106,7 +107,12 @@ ERRORS: Mapping[str, Mapping[str, Any]] = {
         ),
     },
     "429": {
-        "too many": _error("20 of your batches are under way; wait for one.", "rate_limit_error", "quota_exceeded"),
+        "too many": _error(
+            "Too many of your videos are being read at the moment, at most 3 at once; repeat your request when one is "
+            "done.",
+            "rate_limit_error",
+            "quota_exceeded",
+        ),
     },
     "451": {
         "withheld": _error("This video was withheld by the safety check.", "permission_error", "output_blocked"),

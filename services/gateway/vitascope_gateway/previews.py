@@ -5,6 +5,7 @@ import re
 from vitascope_common.errors import ObjectNotFoundError, VideoNotReadyError
 from vitascope_common.jobs import GENERATE
 from vitascope_common.objectstore import ObjectInfo, ObjectStore
+from vitascope_gateway.places import Places
 from vitascope_gateway.service import JobRecord
 from vitascope_gateway.threads import BoundedThreads
 
@@ -14,7 +15,9 @@ MAX_LISTED = 16
 """A worker keeps three."""
 SHOWN_PHASES = frozenset({"loading", "denoising"})
 """SQL hears of a phase with the next heartbeat, a follower at once of the first preview: often it is loading still."""
-NUM_THREADS, MAX_WAITING = 2, 64
+NUM_THREADS = 2
+MAX_AT_ONCE, MAX_OF_TENANT = 66, 16
+"""Of all that is read or waits for it."""
 
 _FIRST = GENERATE.stages[0].name
 _NAME = re.compile(r"preview-[0-9]{6,9}\.webp", re.ASCII)
@@ -35,16 +38,19 @@ class Previews:
 
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
-        self._threads = BoundedThreads("previews", NUM_THREADS, MAX_WAITING)
+        self._threads = BoundedThreads(
+            "previews", NUM_THREADS, Places("previews are being read", MAX_AT_ONCE, MAX_OF_TENANT)
+        )
 
     async def newest(self, record: JobRecord) -> bytes:
         """Return the newest WebP of the running attempt.
 
         Raises:
             VideoNotReadyError: there is none yet, none any more, or none that may be seen.
-            UnavailableError: the object store is away, or too many wait for it.
+            QuotaExceededError, UnavailableError: too many are being read, of this tenant or of all.
+            UnavailableError: the object store is away.
         """
-        found = await self._threads.run(self._read, record) if are_shown(record) else None
+        found = await self._threads.run(record.tenant_id, self._read, record) if are_shown(record) else None
         if found is None:
             raise VideoNotReadyError(
                 "There is no preview of this video now; a progress event says when there is one.", param="video_id"

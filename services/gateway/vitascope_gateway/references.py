@@ -25,14 +25,16 @@ from vitascope_common.url_guard import UrlGuard
 from vitascope_gateway import pictures
 from vitascope_gateway.body import MAX_BODY_BYTES
 from vitascope_gateway.fetching import PictureFetcher
+from vitascope_gateway.places import Places
 from vitascope_gateway.request import MAX_EXTENDED_S, PICTURES, SourceClip, VideoRequest
 from vitascope_gateway.threads import BoundedThreads
 
-MAX_DECODING, MAX_WAITING = 2, 16
-"""Requests whose pictures are decoded at once, and that wait for it. One of 40 megapixels takes 180 MiB and seconds, as
-WebP 620 MiB."""
-MAX_READING, MAX_WAITING_CLIPS = 2, 6
-"""Clips that are read at once, each in a process of its own, and that wait for it, in memory."""
+MAX_DECODING, MAX_WAITING, MAX_PICTURES_OF_TENANT = 2, 16, 6
+"""Requests whose pictures are decoded at once, and that wait for it; and both, of one tenant. One of 40 megapixels
+takes 180 MiB and seconds, as WebP 620 MiB."""
+MAX_READING, MAX_WAITING_CLIPS, MAX_CLIPS_OF_TENANT = 2, 6, 3
+"""Clips that are read at once, each in a process of its own, and that wait for it, in memory; and both, of one tenant:
+a clip may take minutes, and whoever comes next should wait for few of another's."""
 CLIP_LIMITS = MediaLimits(
     max_bytes=MAX_BODY_BYTES,
     max_pixels=3840 * 2160,
@@ -51,8 +53,10 @@ class JobReferences:
     def __init__(self, objects: ObjectStore, guard: UrlGuard) -> None:
         self._objects = objects
         self._fetcher = PictureFetcher(guard)
-        self._decoders = BoundedThreads("pictures", MAX_DECODING, MAX_WAITING)
-        self._readers = BoundedThreads("clips", MAX_READING, MAX_WAITING_CLIPS)
+        decoded = Places("pictures are being decoded", MAX_DECODING + MAX_WAITING, MAX_PICTURES_OF_TENANT)
+        read = Places("videos are being read", MAX_READING + MAX_WAITING_CLIPS, MAX_CLIPS_OF_TENANT)
+        self._decoders = BoundedThreads("pictures", MAX_DECODING, decoded)
+        self._readers = BoundedThreads("clips", MAX_READING, read)
 
     def check(self, request: VideoRequest) -> None:
         """Refuse pictures that nothing will be fetched for, whatever is there. Raises: UrlRefusedError."""
@@ -63,7 +67,7 @@ class JobReferences:
 
         Raises:
             InvalidRequestError: one is no picture that we read, or cannot be fetched.
-            UnavailableError: too many wait to be fetched or decoded.
+            QuotaExceededError, UnavailableError: too many wait to be fetched or decoded, of this tenant or of all.
         """
         if not request.pictures:
             return []
@@ -72,7 +76,7 @@ class JobReferences:
         def fit() -> dict[str, bytes]:
             return {name: pictures.fit(name, data, *request.size_px) for name, data in sent.items()}
 
-        fitted = await self._decoders.run(fit)
+        fitted = await self._decoders.run(tenant_id, fit)
         references = []
         for name, data in fitted.items():
             role = PICTURES[name]
@@ -83,17 +87,19 @@ class JobReferences:
         return references
 
     async def keep_clip(
-        self, job_id: str, role: ReferenceRole, data: bytes, request: VideoRequest
+        self, job_id: str, tenant_id: str, role: ReferenceRole, data: bytes, request: VideoRequest
     ) -> tuple[Reference, SourceClip]:
         """Store a clip that came with a request at the size and rate of its model, as long as the model can use.
 
         Raises:
-            InvalidMediaError: it is no clip that can be read; UnavailableError: too many wait to be read.
+            InvalidMediaError: it is no clip that can be read.
+            QuotaExceededError, UnavailableError: too many wait to be read, of this tenant or of all.
         """
         fps, allowed = request.card.defaults.fps, request.card.num_frames.values()
         num_frames = max(allowed) if role == ReferenceRole.CHANGE else MAX_EXTENDED_S * fps
         try:
-            return await self._readers.run(self._read, job_id, role, data, request.size_px, fps, num_frames)
+            size_px = request.size_px
+            return await self._readers.run(tenant_id, self._read, job_id, role, data, size_px, fps, num_frames)
         except InvalidMediaError as error:
             raise InvalidMediaError(f"video cannot be used. {error.message}", param="video") from error
         except DeadlineError as error:

@@ -1,6 +1,5 @@
 """A job's stream as server-sent events (WHATWG HTML, 9.2)."""
 
-from collections.abc import Mapping
 from functools import lru_cache
 
 from starlette.responses import Response
@@ -20,10 +19,8 @@ class EventStreamResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, stream: JobStream, headers: Mapping[str, str]) -> None:
-        super().__init__(
-            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", "Connection": "close", **headers}
-        )
+    def __init__(self, stream: JobStream) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", "Connection": "close"})
         del self.headers["content-length"]
         self._stream = stream
 

@@ -1,39 +1,29 @@
 """A few threads for what would keep everybody else's requests waiting."""
 
 import asyncio
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from vitascope_common.errors import UnavailableError
+from vitascope_gateway.places import Places
 
 T = TypeVar("T")
 
 
 class BoundedThreads:
-    """Runs at most `num_threads` calls at once, and lets at most `max_waiting` more wait for one of them."""
+    """Runs at most `num_threads` calls at once, first come, first served; there are `places` to run and to wait."""
 
-    def __init__(self, name: str, num_threads: int, max_waiting: int) -> None:
+    def __init__(self, name: str, num_threads: int, places: Places) -> None:
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
-        self._most = num_threads + max_waiting
-        self._lock = threading.Lock()
-        self._num_calls = 0
+        self._places = places
 
-    async def run(self, call: Callable[..., T], *args: Any) -> T:
+    async def run(self, tenant_id: str, call: Callable[..., T], *args: Any) -> T:
         """Return what the call returns. Cancelled, a call that waits is not made; one that runs keeps its thread.
 
         Raises:
-            UnavailableError: too many wait already.
+            QuotaExceededError, UnavailableError: too many run and wait already, of this tenant or of all.
         """
-        with self._lock:
-            if self._num_calls >= self._most:
-                raise UnavailableError("Too much is being read at the moment; repeat your request in a second.")
-            self._num_calls += 1
+        self._places.take(tenant_id)
         future = self._pool.submit(call, *args)
-        future.add_done_callback(self._done)
+        future.add_done_callback(lambda _: self._places.leave(tenant_id))
         return await asyncio.wrap_future(future)
-
-    def _done(self, _: "Future[Any]") -> None:
-        with self._lock:
-            self._num_calls -= 1

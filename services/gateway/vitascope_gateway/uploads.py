@@ -14,13 +14,14 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from vitascope_common.errors import InvalidRequestError, UnavailableError
+from vitascope_common.errors import InvalidRequestError
 from vitascope_gateway.body import EdgeError
 from vitascope_gateway.files import INPUT, MAX_FILE_BYTES, read_ttl_ms
+from vitascope_gateway.places import Places
 from vitascope_gateway.request import show
 
-MAX_UPLOADS = 8
-"""At once; each lies on local disk, twice at most."""
+MAX_UPLOADS, MAX_UPLOADS_OF_TENANT = 8, 3
+"""At once; each lies on local disk, twice at most, and may take a quarter of an hour."""
 MAX_REST_BYTES = 64 * 1024
 """Of an upload, beside the file."""
 IDLE_TIMEOUT_S, UPLOAD_TIMEOUT_S = 30.0, 900.0
@@ -44,25 +45,19 @@ class Uploads:
     """Receives uploads, a few at once."""
 
     def __init__(self) -> None:
-        self._num_open = 0
+        self._places = Places("files are being uploaded", MAX_UPLOADS, MAX_UPLOADS_OF_TENANT)
 
     @asynccontextmanager
-    async def receive(self, request: Request) -> AsyncIterator[Upload]:
+    async def receive(self, tenant_id: str, request: Request) -> AsyncIterator[Upload]:
         """Receive one; the file is there until the block ends.
 
         Raises:
             InvalidRequestError: names the field at fault.
             EdgeError: 408 too slow, 413 too large, 415 not multipart.
-            UnavailableError: too many at once.
+            QuotaExceededError, UnavailableError: too many at once, of this tenant or of all.
         """
-        if self._num_open >= MAX_UPLOADS:
-            raise UnavailableError("Too many files are being uploaded at the moment; repeat yours in a while.")
-        self._num_open += 1
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                yield await _receive(request, Path(folder) / "upload")
-        finally:
-            self._num_open -= 1
+        with self._places.held(tenant_id), tempfile.TemporaryDirectory() as folder:
+            yield await _receive(request, Path(folder) / "upload")
 
 
 async def _receive(request: Request, path: Path) -> Upload:

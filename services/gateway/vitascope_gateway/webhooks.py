@@ -3,6 +3,7 @@
 An endpoint of another tenant does not exist here. Its secret is shown once, when it is made.
 """
 
+import asyncio
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -15,19 +16,25 @@ from vitascope_common import ids, webhooks
 from vitascope_common.errors import (
     InvalidRequestError,
     NotFoundError,
+    QuotaExceededError,
     UnavailableError,
     UrlRefusedError,
     VitascopeError,
 )
 from vitascope_common.url_guard import UrlGuard
 from vitascope_common.webhooks import SigningSecret
-from vitascope_gateway.hook import Hook, read_event_types
+from vitascope_gateway.hook import ALLOWED, Hook, read_event_types
+from vitascope_gateway.places import Places
 from vitascope_gateway.request import show
 
 MAX_ENDPOINTS = 20
 MAX_NAME_CHARS = 100
-MAX_TESTS = 16
+MAX_TESTS, MAX_TESTS_OF_TENANT = 16, 4
+"""At once. Receivers may be slow on purpose."""
 TEST_TIMEOUT_S = 10.0
+MAX_LOOKUPS, MAX_LOOKUPS_OF_TENANT = 16, 4
+"""Of hosts of endpoints, at once: fewer than the guard has threads for, which pictures and tests need as well."""
+LOOKUP_TIMEOUT_S = 2.0
 TEST_VIDEO_ID = f"video_{0:032x}"
 """The video that a test event tells of; there is none."""
 
@@ -123,7 +130,8 @@ class Webhooks:
     def __init__(self, store: WebhookStore, guard: UrlGuard) -> None:
         self._store = store
         self._guard = guard
-        self._num_tests = 0
+        self._tests = Places("webhook tests run", MAX_TESTS, MAX_TESTS_OF_TENANT)
+        self._lookups = Places("hosts are being looked up", MAX_LOOKUPS, MAX_LOOKUPS_OF_TENANT)
 
     def check_hook(self, hook: Hook | None) -> None:
         """Judge the URL that a request names, as far as that goes without the network. Raises UrlRefusedError."""
@@ -136,6 +144,7 @@ class Webhooks:
         for name in ("name", "url", "event_types"):
             if name not in checked:
                 raise InvalidRequestError(f"{name} is required.", param=name)
+        await self._check_addresses(tenant_id, checked["url"])
         now_ms = ids.now_ms()
         endpoint = Endpoint(
             endpoint_id=f"we_{now_ms:012x}{secrets.token_hex(10)}",
@@ -171,6 +180,8 @@ class Webhooks:
         is_same = all(getattr(endpoint, name) == value for name, value in checked.items())
         if is_same and endpoint.disabled_at_ms is None:
             return endpoint
+        if "url" in checked:
+            await self._check_addresses(tenant_id, checked["url"])
         return _found(await self._store.change(tenant_id, endpoint_id, checked, ids.now_ms()))
 
     async def rotate(self, tenant_id: str, endpoint_id: str, fields: Mapping[str, Any]) -> Endpoint:
@@ -206,20 +217,19 @@ class Webhooks:
 
         Raises:
             NotFoundError; InvalidRequestError: there is no such type; UrlRefusedError, UrlFailedError: no answer.
-            UnavailableError: too many tests run.
+            QuotaExceededError, UnavailableError: too many tests run, of this tenant or of all.
         """
         _only(fields, "event_type")
-        (event_type,) = read_event_types([fields.get("event_type")], "event_type")
+        event_type = fields.get("event_type")
+        if event_type not in webhooks.EVENT_TYPES:
+            raise InvalidRequestError(f"event_type must be one of {ALLOWED}.", param="event_type")
         endpoint, now_ms = await self.endpoint(tenant_id, endpoint_id), ids.now_ms()
-        if self._num_tests >= MAX_TESTS:
-            raise UnavailableError("Too many webhook tests run at the moment; try again.")
         event_id = webhooks.new_event_id()
         data: dict[str, Any] = {"id": TEST_VIDEO_ID, "status": event_type.removeprefix("video.")}
         if event_type == webhooks.FAILED:
             data["error"] = {"code": "internal", "message": "This is a test."}
         text = webhooks.payload(event_id, event_type, now_ms, data)
-        self._num_tests += 1
-        try:
+        with self._tests.held(tenant_id):
             answer = await self._guard.request(
                 "POST",
                 endpoint.url,
@@ -229,8 +239,6 @@ class Webhooks:
                 is_cut=True,
                 timeout_s=TEST_TIMEOUT_S,
             )
-        finally:
-            self._num_tests -= 1
         return event_type, answer.status
 
     async def deliveries(
@@ -289,6 +297,27 @@ class Webhooks:
             raise UrlRefusedError(error.message, param=param) from None
         if not webhooks.host_of(url):
             raise UrlRefusedError("The URL cannot be read.", param=param)
+
+    async def _check_addresses(self, tenant_id: str, url: str) -> None:
+        """Refuse the URL of an endpoint whose host leads where nothing may go. Raises UrlRefusedError.
+
+        A host that is not found, not in time or not now, is none of these: the sender judges again at each attempt.
+        """
+        try:
+            self._lookups.take(tenant_id)
+        except (QuotaExceededError, UnavailableError):
+            return
+        lookup = asyncio.create_task(self._guard.check_addresses(url))
+
+        def ended(_: asyncio.Task[None]) -> None:  # which may be long after: a lookup cannot be called off
+            self._lookups.leave(tenant_id)
+            if not lookup.cancelled() and not isinstance(lookup.exception(), VitascopeError | None):
+                _log.error("webhook.lookup_crashed", exc_info=lookup.exception())
+
+        lookup.add_done_callback(ended)
+        await asyncio.wait({lookup}, timeout=LOOKUP_TIMEOUT_S)
+        if lookup.done() and isinstance(error := lookup.exception(), UrlRefusedError):
+            raise UrlRefusedError(error.message, param="url")
 
 
 def _only(fields: Mapping[str, Any], *names: str) -> None:

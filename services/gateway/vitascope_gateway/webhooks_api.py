@@ -143,7 +143,7 @@ def make_webhooks_router(
     Known = Annotated[Caller, Depends(caller)]
     After = Annotated[str | None, Query(description="Id of the last one of the page before.")]
     Limit = Annotated[int, Query(ge=1, le=100)]
-    of_body = errors(400, 401, 404, 408, 413, 415, 503)
+    of_body = errors(400, 401, 404, 408, 413, 415, 429, 503)
 
     @router.get("/webhook_event_types", response_model=WebhookEventTypes, responses=errors(401, 503))
     async def list_event_types(_: Known) -> Response:
@@ -153,13 +153,13 @@ def make_webhooks_router(
     @router.post(
         "/webhook_endpoints",
         response_model=WebhookEndpointWithSecret,
-        responses=errors(400, 401, 408, 413, 415, 503),
+        responses=errors(400, 401, 408, 413, 415, 429, 503),
         openapi_extra=_body(_ENDPOINT_FIELDS, *_ENDPOINT_FIELDS),
         description=f"Make an endpoint that is told of all your videos. You can have {MAX_ENDPOINTS}.",
     )
     async def create_endpoint(request: Request, known: Known) -> Response:
         """Make an endpoint."""
-        endpoint = await webhooks.create(known.tenant_id, await read_fields(request))
+        endpoint = await webhooks.create(known.tenant_id, await read_fields(request, known.tenant_id))
         return JSONResponse(_with_secret(endpoint).model_dump(), headers=SECRET_HEADERS)
 
     @router.get("/webhook_endpoints", response_model=WebhookEndpointList, responses=errors(400, 401, 503))
@@ -185,7 +185,7 @@ def make_webhooks_router(
     )
     async def update_endpoint(webhook_endpoint_id: str, request: Request, known: Known) -> Response:
         """Change what is given, and enable the endpoint if it was disabled."""
-        endpoint = await webhooks.update(known.tenant_id, webhook_endpoint_id, await _fields(request))
+        endpoint = await webhooks.update(known.tenant_id, webhook_endpoint_id, await _fields(request, known.tenant_id))
         return JSONResponse(WebhookEndpoint(**_shown(endpoint)).model_dump())
 
     @router.delete(
@@ -206,7 +206,7 @@ def make_webhooks_router(
     )
     async def rotate_endpoint_secret(webhook_endpoint_id: str, request: Request, known: Known) -> Response:
         """Give an endpoint a new secret."""
-        endpoint = await webhooks.rotate(known.tenant_id, webhook_endpoint_id, await _fields(request))
+        endpoint = await webhooks.rotate(known.tenant_id, webhook_endpoint_id, await _fields(request, known.tenant_id))
         return JSONResponse(_with_secret(endpoint).model_dump(), headers=SECRET_HEADERS)
 
     @router.post(
@@ -217,7 +217,7 @@ def make_webhooks_router(
     )
     async def try_endpoint(webhook_endpoint_id: str, request: Request, known: Known) -> Response:
         """Send a sample event now and say what the receiver answered; 400 when it did not, within 10 s."""
-        fields = await read_fields(request)
+        fields = await read_fields(request, known.tenant_id)
         event_type, status = await webhooks.test(known.tenant_id, webhook_endpoint_id, fields)
         tested = {"webhook_endpoint_id": webhook_endpoint_id, "event_type": event_type, "status_code": status}
         return JSONResponse(WebhookEndpointTest.model_validate(tested).model_dump())
@@ -231,12 +231,12 @@ def make_webhooks_router(
     @router.post(
         "/webhooks/default/rotate_secret",
         response_model=WebhookSecret,
-        responses=errors(400, 401, 408, 413, 415, 503),
+        responses=errors(400, 401, 408, 413, 415, 429, 503),
         openapi_extra=_body(_ROTATE_FIELDS, is_required=False),
     )
     async def rotate_default_secret(request: Request, known: Known) -> Response:
         """Replace what signs for the URLs that your requests name."""
-        signing = await webhooks.rotate_default(known.tenant_id, await _fields(request))
+        signing = await webhooks.rotate_default(known.tenant_id, await _fields(request, known.tenant_id))
         return JSONResponse(_secret(signing).model_dump(), headers=SECRET_HEADERS)
 
     @router.get("/webhook_deliveries", response_model=WebhookDeliveryList, responses=errors(400, 401, 503))
@@ -269,10 +269,10 @@ def make_webhooks_router(
     return router
 
 
-async def _fields(request: Request) -> dict[str, Any]:
+async def _fields(request: Request, tenant_id: str) -> dict[str, Any]:
     """Read a body that may be left out."""
     has_none = request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers
-    return {} if has_none else await read_fields(request)
+    return {} if has_none else await read_fields(request, tenant_id)
 
 
 def _shown(endpoint: Endpoint) -> dict[str, Any]:

@@ -321,21 +321,37 @@ async def test_a_receiver_that_is_silent_delays_nobody_else(
     assert len(receiver.received("/silent")) == 100
 
 
+@contextlib.asynccontextmanager
+async def silent(*hosts: str) -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """Listen on a port of these hosts, say nothing, and hang up while the event is set."""
+    hang_up, port = asyncio.Event(), free_port()
+
+    async def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await hang_up.wait()
+        writer.close()
+
+    async with await asyncio.start_server(hold, hosts, port):
+        yield port, hang_up
+        hang_up.set()
+
+
 async def test_a_receiver_that_did_not_answer_has_one_place_until_it_does(
-    database: Database, guard: UrlGuard, clock: Clock
+    database: Database, sender: Sender, clock: Clock
 ) -> None:
     await add_default_secret(database)
-    dead = f"http://127.0.0.1:{free_port()}/"
-    for _ in range(2 * MAX_OF_RECEIVER):
-        await ended(database, dead)
-    clock.now_ms = ids.now_ms()
-    sender = Sender(Deliveries(database), guard, Timing(), clock, lambda: 1.0)
-    assert await sender.start_due()
-    assert len(sender._running) == MAX_OF_RECEIVER
-    await sender.drain(DEADLINE_S)
-    assert await sender.start_due()
-    assert len(sender._running) == 1
-    await sender.drain(DEADLINE_S)
+    async with silent("127.0.0.1") as (port, hang_up):
+        for _ in range(2 * MAX_OF_RECEIVER):
+            await ended(database, f"http://127.0.0.1:{port}/")
+        clock.now_ms = ids.now_ms()
+        assert await sender.start_due()
+        assert len(sender._running) == MAX_OF_RECEIVER
+        hang_up.set()
+        await sender.drain(DEADLINE_S)
+        hang_up.clear()
+        assert await sender.start_due()
+        assert len(sender._running) == 1
+        hang_up.set()
+        await sender.drain(DEADLINE_S)
 
 
 async def test_of_too_many_silent_receivers_the_latest_are_remembered(
@@ -354,22 +370,40 @@ async def test_of_too_many_silent_receivers_the_latest_are_remembered(
 
 
 async def test_a_tenant_with_many_dead_receivers_leaves_places_for_others(
-    database: Database, guard: UrlGuard, clock: Clock, receiver: Receiver
+    database: Database, sender: Sender, clock: Clock, receiver: Receiver
 ) -> None:
     await add_default_secret(database)
     await add_default_secret(database, "other")
-    receiver.held.add("/hook")
-    port = receiver.base_url.rpartition(":")[2]
-    for number in range(MAX_OF_TENANT + 4):
-        await ended(database, f"http://127.0.0.{number + 1}:{port}/hook")
+    hosts = [f"127.0.0.{number + 1}" for number in range(MAX_OF_TENANT + 4)]
+    receiver.held.add("/theirs")
+    async with silent(*hosts) as (port, hang_up):
+        for host in hosts:
+            await ended(database, f"http://{host}:{port}/hook")
+        await ended(database, receiver.url("/theirs"), tenant_id="other")
+        clock.now_ms = ids.now_ms()
+        assert await sender.start_due()
+        assert Counter(tenant_id for tenant_id, _ in sender._running.values()) == {TENANT: MAX_OF_TENANT, "other": 1}
+        await asyncio.to_thread(receiver.wait, 1, "/theirs")
+        receiver.release()
+        hang_up.set()
+        await sender.drain(DEADLINE_S)
+
+
+async def test_tenants_take_turns_however_long_the_backlog_of_one_is(
+    database: Database, sender: Sender, clock: Clock, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender_module, "MAX_IN_FLIGHT", 1)
+    for tenant_id in (TENANT, "other"):
+        await add_default_secret(database, tenant_id)
+    for _ in range(4):
+        await ended(database, receiver.url("/backlog"))
     await ended(database, receiver.url("/theirs"), tenant_id="other")
     clock.now_ms = ids.now_ms()
-    sender = Sender(Deliveries(database), guard, Timing(timeout_ms=1000), clock)
-    assert await sender.start_due()
-    assert Counter(tenant_id for tenant_id, _ in sender._running.values()) == {TENANT: MAX_OF_TENANT, "other": 1}
-    await asyncio.to_thread(receiver.wait, 1, "/theirs")
-    receiver.release()
-    await sender.drain(DEADLINE_S)
+    for _ in range(5):
+        await once(sender)
+    paths = [one.path for one in receiver.received()]
+    assert len(paths) == 5
+    assert "/theirs" in paths[:2]
 
 
 async def test_two_senders_share_the_work_without_doubles(

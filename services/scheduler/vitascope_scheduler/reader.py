@@ -166,6 +166,13 @@ class Reader:
             is_due = sa.or_(is_due, ends_ms <= now_ms)
         return await self._finished(after, limit, is_due, now_ms)
 
+    async def known(self, job_ids: Sequence[str]) -> set[str]:
+        """Return which of these jobs there are, whatever became of them."""
+        async with self._database.read() as connection:
+            return set(
+                (await connection.execute(sa.select(_JOBS.c.job_id).where(_JOBS.c.job_id.in_(job_ids)))).scalars()
+            )
+
     async def _finished(
         self, after: Position, limit: int, condition: sa.ColumnElement[bool], finished_before_ms: int
     ) -> list[FinishedJob]:

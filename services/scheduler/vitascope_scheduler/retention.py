@@ -1,7 +1,8 @@
 """Retention: what a finished job leaves behind is removed by policy, bytes first and its row last.
 
 One replica at a time does it, as a rule; twice is harmless. Whatever dies in between, the row is still there and the
-next round begins with it again. The ledger stays: it holds no prompt.
+next round begins with it again. The ledger stays: it holds no prompt. A gateway that dies before it has admitted a job
+leaves references that no row tells of; those are found by what lies in the store.
 """
 
 import asyncio
@@ -22,6 +23,10 @@ from vitascope_scheduler.reader import FinishedJob, Position, Reader
 ROUND_S = 60.0
 LEAD_TTL_MS = 90_000
 PAGE = 100
+LOST_S = 3600.0
+"""Between two looks for work files of jobs that there are not."""
+LOST_MS = 24 * 3600 * 1000
+"""How old the id of such a job is at least: a request that is being read has one already, and its job no row yet."""
 
 log = structlog.get_logger()
 
@@ -60,6 +65,7 @@ class Retention:
         self._policy = policy
         self._clock = clock
         self._replica_id = uuid4().hex
+        self._looked_at_ms: int | None = None
 
     async def run(self) -> None:
         """Look for ever, once a minute."""
@@ -82,7 +88,7 @@ class Retention:
         return is_leader
 
     async def round(self) -> None:
-        """Purge the jobs that are kept no longer, then sweep the work files of those that ended long ago."""
+        """Purge the jobs that are kept no longer, then sweep work files of those that ended long ago or never were."""
         now_ms = self._clock()
         after: Position = (0, "")
         while page := await self._reader.to_purge(now_ms, self._policy.work_ms, self._policy.job_ms, after, PAGE):
@@ -94,6 +100,32 @@ class Retention:
             for job in page:
                 await self._try(job, self._sweep)
             after = page[-1].position
+        if self._looked_at_ms is None or now_ms >= self._looked_at_ms + LOST_S * 1000:
+            await self._sweep_lost(now_ms - LOST_MS)
+            self._looked_at_ms = now_ms
+
+    async def _sweep_lost(self, made_before_ms: int) -> None:
+        """Remove the work files of jobs that there are not."""
+        found = await asyncio.to_thread(self._with_work, made_before_ms)
+        for begin in range(0, len(found), PAGE):
+            page = found[begin : begin + PAGE]
+            known = await self._reader.known(page)
+            for job_id in page:
+                if job_id not in known:
+                    num_files = await asyncio.to_thread(self._store.delete_prefix, f"work/{job_id}/")
+                    log.info("work.lost_removed", job=job_id, num_files=num_files)
+
+    def _with_work(self, made_before_ms: int) -> list[str]:
+        """Name the jobs of that age that have work files; their ids, and so the keys, begin with their time."""
+        found: dict[str, None] = {}
+        for one in self._store.list("work/video_"):
+            job_id = one.key.split("/")[1]
+            if not ids.is_job_id(job_id):
+                continue
+            if ids.job_made_at_ms(job_id) >= made_before_ms:
+                break
+            found[job_id] = None
+        return list(found)
 
     async def _try(self, job: FinishedJob, remove: Callable[[FinishedJob], Awaitable[None]]) -> None:
         """Remove what one job left; what stands in the way there holds up no other job."""

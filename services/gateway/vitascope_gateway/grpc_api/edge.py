@@ -84,7 +84,8 @@ def public_status(error: VitascopeError, request_id: str) -> RpcStatus:
     if error.kind is ErrorKind.INVALID and error.param is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.param, description=message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if error.kind is ErrorKind.UNAVAILABLE and not (isinstance(error, UnknownOutcomeError) and not error.is_repeatable):
+    is_for_later = error.kind in (ErrorKind.UNAVAILABLE, ErrorKind.EXHAUSTED)
+    if is_for_later and not (isinstance(error, UnknownOutcomeError) and not error.is_repeatable):
         details.append(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=RETRY_AFTER_S)))
     status = status_pb2.Status(code=code.value[0], message=message, details=[_packed(one) for one in details])
     return RpcStatus(code, message, (*metadata, (REQUEST_ID, request_id), (DETAILS, status.SerializeToString())))
