@@ -12,6 +12,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from vitascope_common.errors import InvalidRequestError
+from vitascope_gateway.forms import MAX_STRUCTURE, is_overgrown
 from vitascope_gateway.request import FILES
 from vitascope_gateway.threads import BoundedThreads
 
@@ -19,9 +20,6 @@ MAX_BODY_BYTES = 28 * 1024 * 1024
 """Two pictures of the largest size, as base64."""
 LARGE_BYTES = 64 * 1024
 """The parsers take up to 20 ms for a megabyte: beyond this in a thread, beside everybody else's requests."""
-MAX_STRUCTURE = 20_000
-"""Brackets, commas and colons in JSON, those in texts included. Pictures have none, and the rest of a request fits into
-a page; a body that is nothing else would become thirty times as many bytes of objects."""
 BODY_TIMEOUT_S = 30.0
 MAX_PARTS = 64
 
@@ -97,7 +95,7 @@ def parse_json(body: bytes | str, param: str | None, what: str = "The body") -> 
     what = param or what
     try:
         text = body.decode() if isinstance(body, bytes) else body
-        if sum(map(text.count, "{[,:")) > MAX_STRUCTURE:
+        if is_overgrown(text):
             raise InvalidRequestError(
                 f"{what} has more than {MAX_STRUCTURE} brackets, commas and colons; no request needs so many.",
                 param=param,
