@@ -13,8 +13,8 @@ from typing import Any
 import h11
 import structlog
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from vitascope_common.http_heads import ImpatientHttp
 from vitascope_gateway.stream import SEND_TIMEOUT_S
 
 HAND_OVER = "vitascope.hand_over"
@@ -102,7 +102,7 @@ class Outlet(asyncio.Protocol):
         """Hear that the server stops: nothing to do, since streams have been told already."""
 
 
-class Http(H11Protocol):
+class Http(ImpatientHttp):
     """uvicorn's HTTP/1.1, whose connections can be handed over: `scope["extensions"][HAND_OVER]()` gives the Outlet."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
