@@ -255,6 +255,22 @@ def test_a_batch_that_is_asked_for_twice_is_one(inside: Any) -> None:
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reuse")
 
 
+def test_a_batch_whose_answer_is_lost_is_found_again_and_no_other_is_forgotten(inside: Any) -> None:
+    file = upload(inside, jsonl(line("a"))).json()
+    inside.lose_next_commit()
+    lost = create(inside, file["id"])
+    assert (lost.status_code, lost.headers["x-should-retry"]) == (503, "false")
+    assert "GET /v1/batches" in lost.json()["error"]["message"]
+    for _ in range(2):
+        inside.lose_next_commit()
+        lost = create(inside, file["id"], headers={"x-stainless-retry-count": "0"})
+        assert (lost.status_code, lost.headers["x-should-retry"]) == (503, "true")
+    again = [create(inside, file["id"], headers={"x-stainless-retry-count": "1"}) for _ in range(2)]
+    assert [answer.headers.get("idempotent-replayed") for answer in again] == ["true"] * 2
+    assert len({answer.json()["id"] for answer in again}) == 2
+    assert len(inside.sql("SELECT * FROM batches")) == 3
+
+
 def test_only_so_many_batches_of_a_tenant_are_under_way(inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "MAX_BATCHES", 2)
     start(inside, b"{")
