@@ -105,7 +105,12 @@ def test_a_secret_is_shown_once(inside: Any) -> None:
         assert 'signing_secret"' not in answer.text
     rotated = inside.request("POST", f"{path}/rotate_secret").json()
     assert rotated["signing_secret"] != secret
-    for value in ("yes", 1, "true"):
+    for value in ("true", "false"):
+        form = {"keep_old_secret_active_for_24_hours": (None, value)}
+        assert inside.request("POST", f"{path}/rotate_secret", files=form).status_code == 200
+        (row,) = inside.sql("SELECT old_secret FROM webhook_endpoints")
+        assert (row["old_secret"] is not None) is (value == "true")
+    for value in ("yes", 1, "True"):
         fields = {"keep_old_secret_active_for_24_hours": value}
         answer = inside.request("POST", f"{path}/rotate_secret", json=fields)
         assert error_of(answer) == (400, "invalid_request", "keep_old_secret_active_for_24_hours")

@@ -67,7 +67,7 @@ async def read_fields(request: Request) -> dict[str, Any]:
 
 async def _parse(body: bytes, form_type: str | None) -> dict[str, Any]:
     """Return the fields of a form of this content type; None: of JSON."""
-    return _merge_extra_body(parse_json(body, None) if form_type is None else await _parse_multipart(body, form_type))
+    return merge_extra_body(parse_json(body, None) if form_type is None else await _parse_multipart(body, form_type))
 
 
 async def _read(request: Request) -> bytes:
@@ -203,7 +203,7 @@ def _put(fields: dict[str, Any], name: str, value: str | bytes) -> None:
     inner[key] = value
 
 
-def _merge_extra_body(fields: dict[str, Any]) -> dict[str, Any]:
+def merge_extra_body(fields: dict[str, Any]) -> dict[str, Any]:
     """Merge `extra_body`, an object or its JSON text, as other servers of this format do."""
     extra = fields.pop("extra_body", None)
     if extra is None:

@@ -13,6 +13,11 @@ def is_overgrown(text: str) -> bool:
     return sum(map(text.count, "{[,:")) > MAX_STRUCTURE
 
 
+def boolean_of(value: Any) -> Any:
+    """Return the boolean whose JSON text a field of a form holds; anything else as it is."""
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
 def object_of(value: Any) -> Any:
     """Return the object whose JSON text a field of a form holds; anything else as it is."""
     if isinstance(value, str) and value.lstrip()[:1] == "{" and not is_overgrown(value):

@@ -21,6 +21,7 @@ from vitascope_common.errors import (
 )
 from vitascope_common.url_guard import UrlGuard
 from vitascope_common.webhooks import SigningSecret
+from vitascope_gateway.forms import boolean_of
 from vitascope_gateway.hook import Hook, read_event_types
 from vitascope_gateway.idempotency import Repeatable
 from vitascope_gateway.request import show
@@ -341,7 +342,7 @@ def _found(endpoint: Endpoint | None) -> Endpoint:
 def _is_old_kept(fields: Mapping[str, Any]) -> bool:
     name = "keep_old_secret_active_for_24_hours"
     _only(fields, name)
-    value = fields.get(name)
+    value = boolean_of(fields.get(name))
     if value is not None and not isinstance(value, bool):
         raise InvalidRequestError(f"{name} must be true or false; got {show(value)}.", param=name)
     return bool(value)
