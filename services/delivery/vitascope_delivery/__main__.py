@@ -9,6 +9,7 @@ import uvicorn
 
 from vitascope_common import serving, telemetry
 from vitascope_common.database import Database
+from vitascope_common.http_heads import ImpatientHttp
 from vitascope_common.objectstore import open_store
 from vitascope_delivery.adapters.publications import SqlPublications
 from vitascope_delivery.api import make_app
@@ -59,6 +60,7 @@ class _Server(uvicorn.Server):
 def _config(app: object) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
+        http=ImpatientHttp,
         log_config=None,
         log_level="warning",
         access_log=False,

@@ -5,6 +5,7 @@ import os
 import re
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -248,6 +249,23 @@ def test_json_that_is_nothing_but_structure_is_not_parsed(inside: Any, sent: dic
     answer = inside.request("POST", "/v1/videos", **sent)
     assert answer.status_code == 400
     assert "brackets, commas and colons" in error(answer)["message"]
+
+
+@pytest.mark.parametrize("field", ["video", "input_reference", "last_frame", "metadata"])
+def test_a_text_that_is_nothing_but_structure_is_no_object_of_any_field(
+    inside: Any, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    loads = SimpleNamespace(loads=lambda _: pytest.fail("parsed"))
+    monkeypatch.setattr("vitascope_gateway.forms.json", loads)
+    fields = {"prompt": "x", field: f'{{"image_url": {MANY}}}'}
+    if field == "last_frame":
+        fields["input_reference"] = "data:image/png;base64,"
+    escaped = json.dumps(fields).replace("{},", r"\u007b}\u002c")  # which the limit for a body does not count
+    form = {"files": [(name, (None, text)) for name, text in fields.items()]}
+    for path in ("/edits", "/extensions") if field == "video" else ("", "/estimate"):
+        for body in ({"content": escaped, "headers": {"content-type": "application/json"}}, form):
+            answer = inside.request("POST", f"/v1/videos{path}", **body)
+            assert (answer.status_code, error(answer)["param"]) == (400, field)
 
 
 def test_labels_as_text_are_measured_before_they_are_parsed(inside: Any) -> None:

@@ -283,6 +283,44 @@ def test_a_batch_that_is_asked_for_twice_is_one(inside: Any) -> None:
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reuse")
 
 
+def test_a_file_and_a_batch_say_in_a_form_how_long_files_are_kept(inside: Any) -> None:
+    after = json.dumps({"anchor": "created_at", "seconds": 3600})
+    file = upload(inside, jsonl(line("a")), expires_after=after).json()
+    assert file["expires_at"] - file["created_at"] == 3600
+    twice = upload(inside, jsonl(line("a")), expires_after=after, **{"expires_after[seconds]": "3600"})
+    assert (twice.status_code, twice.json()["error"]["param"]) == (400, "expires_after")
+    fields = {"input_file_id": file["id"], "endpoint": "/v1/videos", "completion_window": "24h"}
+    form = {name: (None, text) for name, text in (fields | {"output_expires_after": after}).items()}
+    assert inside.request("POST", "/v1/batches", files=form).status_code == 200
+    assert inside.sql("SELECT output_ttl_ms FROM batches")[0]["output_ttl_ms"] == HOUR_MS
+
+
+def test_a_line_may_say_fields_as_a_request_may(inside: Any) -> None:
+    extra = {"num_inference_steps": 30}
+    start(inside, line("a", extra_body=extra), line("b", extra_body=json.dumps(extra)), line("c", extra_body="x"))
+    while step(inside) and len(jobs(inside)) < 2:
+        pass
+    assert [json.loads(one["params"])["num_inference_steps"] for one in jobs(inside)] == [30, 30]
+    (refused,) = inside.sql("SELECT error FROM batch_lines WHERE custom_id = 'c'")
+    assert json.loads(refused["error"])["param"] == "extra_body"
+
+
+def test_a_batch_whose_answer_is_lost_is_found_again_and_no_other_is_forgotten(inside: Any) -> None:
+    file = upload(inside, jsonl(line("a"))).json()
+    inside.lose_next_commit()
+    lost = create(inside, file["id"])
+    assert (lost.status_code, lost.headers["x-should-retry"]) == (503, "false")
+    assert "GET /v1/batches" in lost.json()["error"]["message"]
+    for _ in range(2):
+        inside.lose_next_commit()
+        lost = create(inside, file["id"], headers={"x-stainless-retry-count": "0"})
+        assert (lost.status_code, lost.headers["x-should-retry"]) == (503, "true")
+    again = [create(inside, file["id"], headers={"x-stainless-retry-count": "1"}) for _ in range(2)]
+    assert [answer.headers.get("idempotent-replayed") for answer in again] == ["true"] * 2
+    assert len({answer.json()["id"] for answer in again}) == 2
+    assert len(inside.sql("SELECT * FROM batches")) == 3
+
+
 def test_only_so_many_batches_of_a_tenant_are_under_way(inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "MAX_BATCHES", 2)
     start(inside, b"{")

@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import struct
+import zlib
 from typing import Any
 
 import pytest
@@ -105,6 +107,48 @@ def test_pixels_are_counted_before_they_are_decoded(form: str, monkeypatch: pyte
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
     with pytest.raises(InvalidRequestError, match="3000 x 1000 pixels"):
         fit("input_reference", data, 16, 16)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def after(part: bytes, more: bytes, data: bytes) -> bytes:
+    at = data.index(part) + len(part)
+    return data[:at] + more + data[at:]
+
+
+PROGRESSIVE = encoded(Image.effect_noise((64, 64), 90), "JPEG", progressive=True)
+SCAN = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2]
+PNG = encoded(halves(RED, BLUE))
+MUCH_EXIF = b"MM\0*\0\0\0\x08\xea\x60" + bytes(70_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (PROGRESSIVE[:-2] + SCAN * 200 + b"\xff\xd9", "at most 100 are"),
+        (after(b"\xff\xd8", b"\xff\xe1\0\x10Exif\0\0" + bytes(8), PROGRESSIVE), None),
+        (after(b"\xff\xd8", (b"\xff\xe1\0\x10Exif\0\0" + bytes(8)) * 1000, PROGRESSIVE), "at most 1000 are"),
+        (after(b"\xff\xd8", b"\xff" * 1000, PROGRESSIVE), "at most 1000 are"),
+        (after(PNG[:33], chunk(b"prIv", b"") * 10_000, PNG), "at most 10000 are"),
+        (after(PNG[:33], chunk(b"prIv", b"") * 1000, PNG), None),
+        (after(PNG[:33], chunk(b"eXIf", MUCH_EXIF), PNG), "at most 65536 bytes"),
+        (after(PNG[:-12], chunk(b"eXIf", MUCH_EXIF), PNG), "at most 65536 bytes"),
+        (encoded(halves(RED, BLUE), "WEBP", exif=b"Exif\0\0" + MUCH_EXIF), "at most 65536 bytes"),
+        (
+            after(PNG[:33], chunk(b"tEXt", b"Raw profile type exif\0\nexif\n70000\n" + b"00" * 70_000), PNG),
+            "at most 65536 bytes",
+        ),
+    ],
+)
+def test_a_file_of_more_parts_than_pictures_have_is_not_decoded(data: bytes, said: str | None) -> None:
+    if said is None:
+        assert opened(fit("last_frame", data, 16, 16))
+        return
+    with pytest.raises(InvalidRequestError, match=said) as refused:
+        fit("last_frame", data, 16, 16)
+    assert refused.value.param == "last_frame"
 
 
 @pytest.mark.parametrize(

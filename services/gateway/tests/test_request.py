@@ -149,6 +149,19 @@ def test_numbers_may_come_as_text_as_forms_send_them(card: ModelCard) -> None:
     assert (request.num_inference_steps, request.guidance_scale, request.labels) == (30, 3.5, {"a": "b"})
 
 
+def test_a_form_may_say_numbers_as_programs_write_them(card: ModelCard) -> None:
+    fields = {"prompt": "x", "strength": "1e-05", "guidance_scale": "2.5E+0"}
+    request = parse_request(fields, Offer([card]), ["change"], SourceClip(33, 8))
+    assert (request.strength, request.guidance_scale) == (1e-05, 2.5)
+    assert refusal(card, guidance_scale="1e999").param == "guidance_scale"
+
+
+def test_characters_are_refused_by_name(card: ModelCard) -> None:
+    with pytest.raises(UnsupportedError) as refused:
+        parse(card, characters=[{"id": "char_1"}])
+    assert (refused.value.code, refused.value.param) == ("unsupported", "characters")
+
+
 def test_a_size_may_come_as_its_sides_and_a_length_as_its_frames(card: ModelCard) -> None:
     assert parse(card, width=96, height="64").size == "96x64"
     assert parse(card, width=96, height=64, size="96x64").size == "96x64"
@@ -160,7 +173,9 @@ def test_a_size_may_come_as_its_sides_and_a_length_as_its_frames(card: ModelCard
         ({"width": 96, "height": "tall"}, "height"),
         ({"width": True, "height": 64}, "width"),
         ({"width": 96, "height": 64, "size": "64x64"}, "size"),
-        ({"width": 97, "height": 64}, "size"),
+        ({"width": 97, "height": 64}, "width"),
+        ({"width": "96", "height": 96}, "height"),
+        ({"width": 97, "height": 64, "size": "97x64"}, "size"),
         ({"num_frames": 17, "seconds": "4"}, "num_frames"),
     ):
         assert refusal(card, **fields).param == param

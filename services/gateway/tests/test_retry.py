@@ -114,6 +114,13 @@ def test_a_retry_is_a_new_job_with_the_same_request(inside: Any, state: str) -> 
     assert new["id"] in inside.neighbours.submitted
 
 
+def test_a_job_that_had_no_time_left_can_be_made_again(inside: Any) -> None:
+    old = create(inside)
+    end(inside, old["id"], "failed")
+    inside.sql("UPDATE jobs SET deadline_at_ms = created_at_ms + 5")
+    assert retry(inside, old["id"]).status_code == 202
+
+
 def test_only_what_has_ended_can_be_made_again_and_only_by_its_tenant(inside: Any) -> None:
     old = create(inside)
     for state in ("queued", "running"):

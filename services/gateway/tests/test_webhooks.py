@@ -105,10 +105,48 @@ def test_a_secret_is_shown_once(inside: Any) -> None:
         assert 'signing_secret"' not in answer.text
     rotated = inside.request("POST", f"{path}/rotate_secret").json()
     assert rotated["signing_secret"] != secret
-    for value in ("yes", 1, "true"):
+    for value in ("true", "false"):
+        form = {"keep_old_secret_active_for_24_hours": (None, value)}
+        assert inside.request("POST", f"{path}/rotate_secret", files=form).status_code == 200
+        (row,) = inside.sql("SELECT old_secret FROM webhook_endpoints")
+        assert (row["old_secret"] is not None) is (value == "true")
+    for value in ("yes", 1, "True"):
         fields = {"keep_old_secret_active_for_24_hours": value}
         answer = inside.request("POST", f"{path}/rotate_secret", json=fields)
         assert error_of(answer) == (400, "invalid_request", "keep_old_secret_active_for_24_hours")
+
+
+@pytest.mark.parametrize(
+    "headers", [[{"Idempotency-Key": "{}"}] * 2, [{"x-stainless-retry-count": count} for count in "01"]]
+)
+def test_an_answer_that_is_lost_makes_no_second_endpoint_and_no_third_secret(inside: Any, headers: Any) -> None:
+    inside.request("GET", "/v1/webhooks/default/secret")
+    keep = {"keep_old_secret_active_for_24_hours": True}
+    secrets = "SELECT secret, old_secret FROM"
+    for path, body, table in (
+        ("/v1/webhook_endpoints", FIELDS, "webhook_endpoints"),
+        ("/v1/webhook_endpoints/{}/rotate_secret", keep, "webhook_endpoints"),
+        ("/v1/webhooks/default/rotate_secret", keep, "webhook_tenants"),
+    ):
+        before = [row["secret"] for row in inside.sql(f"{secrets} {table}")]
+        ids = [row["endpoint_id"] for row in inside.sql("SELECT endpoint_id FROM webhook_endpoints")]
+        path = path.format(*ids)
+        first, again = ({name: value.format(path) for name, value in one.items()} for one in headers)
+        inside.lose_next_commit()
+        lost = inside.request("POST", path, json=body, headers=first)
+        assert (lost.status_code, lost.headers["x-should-retry"]) == (503, "true")
+        answer = inside.request("POST", path, json=body, headers=again)
+        assert answer.status_code == 200, answer.text
+        (row,) = inside.sql(f"{secrets} {table}")
+        assert (answer.json()["signing_secret"], [row["old_secret"]]) == (row["secret"], before or [None])
+
+
+def test_without_a_mark_an_unknown_outcome_is_not_said_to_be_repeatable(inside: Any) -> None:
+    path = f"/v1/webhook_endpoints/{create(inside)['id']}"
+    for ask, is_repeatable in ((f"{path}/rotate_secret", "false"), ("/v1/webhook_endpoints", "false"), (path, "true")):
+        inside.lose_next_commit()
+        answer = inside.request("POST", ask, json={"name": "new"} if ask == path else {} if "rotate" in ask else FIELDS)
+        assert (answer.status_code, answer.headers["x-should-retry"]) == (503, is_repeatable)
 
 
 def test_an_update_that_changes_nothing_is_none_and_any_other_enables_again(inside: Any) -> None:
@@ -355,7 +393,7 @@ def test_the_document_describes_every_route(inside: Any) -> None:
     for path, method in routes:
         operation = document["paths"][path][method]
         assert {"401", "503"} <= operation["responses"].keys()
-        assert "422" not in operation["responses"]
+        assert ("422" in operation["responses"]) == ("idempotency-key" in str(operation.get("parameters")).lower())
         if method == "post" and not path.endswith("replay"):
             assert operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
     fields = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]["application/json"]["schema"][

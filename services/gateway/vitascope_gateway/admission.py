@@ -120,7 +120,7 @@ class NewJob:
 
 
 class UnknownOutcomeError(UnavailableError):
-    """The database went away while it committed: the job may exist.
+    """The database went away while it committed: the job, or what else was asked for, may exist.
 
     Repeating the request may make a second one, unless it `is_repeatable`, by the key that its client gave: then it
     finds the first. One without a key that `has_next_try` finds it as that, when the client tries again by itself.
@@ -130,11 +130,11 @@ class UnknownOutcomeError(UnavailableError):
         "The database stopped to answer; the video may have been accepted: look at GET /v1/videos before you repeat it."
     )
 
-    def __init__(self, sent: Repeatable | None = None) -> None:
+    def __init__(self, sent: Repeatable | None = None, hint: str | None = None) -> None:
         self.is_repeatable = sent is not None and sent.is_named
         self.has_next_try = sent is not None and sent.has_next_try
         text = "The database stopped to answer; repeat the request with the same Idempotency-Key."
-        super().__init__(text if self.is_repeatable else None)
+        super().__init__(text if self.is_repeatable else hint)
 
 
 class LineTakenError(ConflictError):

@@ -22,7 +22,7 @@ from vitascope_gateway.creation import Created, Creation
 from vitascope_gateway.edge import CrashMiddleware, EdgeMiddleware, error_response, install_error_handlers
 from vitascope_gateway.files import Files
 from vitascope_gateway.follow import Access, Following, FollowTokens
-from vitascope_gateway.idempotency import Mark, mark_of
+from vitascope_gateway.idempotency import Mark, mark_of, replayed
 from vitascope_gateway.objects import (
     ErrorEnvelope,
     Model,
@@ -146,8 +146,9 @@ def make_app(
             Header(
                 alias="Idempotency-Key",
                 json_schema_extra={"minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
-                description="Any text of up to 255 ASCII characters. The same request with the same key makes one "
-                "video, for 24 hours: the answer is that video as it is now, with the header `idempotent-replayed`.",
+                description="Any text of up to 255 ASCII characters. The same request with the same key is done "
+                "once, for 24 hours: the answer is what it has made as it is now, with the header "
+                "`idempotent-replayed`.",
             ),
         ] = None,
     ) -> Mark | None:
@@ -401,8 +402,8 @@ def make_app(
         """Show one model."""
         return JSONResponse(objects.model(gateway.model(model_id)).model_dump())
 
-    app.include_router(make_webhooks_router(webhooks, caller, _errors))
-    app.include_router(make_batch_router(files, batches, caller, lambda request: urls(request).base, _errors))
+    app.include_router(make_webhooks_router(webhooks, caller, mark, _errors))
+    app.include_router(make_batch_router(files, batches, caller, mark, lambda request: urls(request).base, _errors))
     app.include_router(make_admin_router(gateway, caller, _errors))
 
     @app.get("/healthz", tags=["health"])
@@ -430,7 +431,7 @@ def _created(created: Created, links: Urls) -> Response:
     """Answer with a video and where it is: 202 a new one, 200 the one that this request has made before."""
     body, headers = objects.video(created.record, links).model_dump(), {"Location": links.video(created.record.job_id)}
     if created.is_replayed:
-        return JSONResponse(body, 200, headers | {"idempotent-replayed": "true"})
+        return JSONResponse(body, 200, headers | replayed(True))
     return JSONResponse(body, 202, headers)
 
 

@@ -18,11 +18,14 @@ from vitascope_gateway.batch_objects import BatchList, BatchObject, FileDeleted,
 from vitascope_gateway.batches import ENDPOINT, WINDOW, Batches
 from vitascope_gateway.body import EdgeError, read_fields
 from vitascope_gateway.files import MAX_FILE_BYTES, MAX_PAGE, MEDIA_TYPE, TTL_S, File, Files
-from vitascope_gateway.idempotency import mark_of
+from vitascope_gateway.idempotency import Mark, replayed
 from vitascope_gateway.service import Caller
 from vitascope_gateway.stream import SEND_TIMEOUT_S
 from vitascope_gateway.uploads import Uploads
 
+REPLAYED: dict[int | str, dict[str, Any]] = {
+    200: {"headers": {"idempotent-replayed": {"schema": {"type": "string", "enum": ["true"]}}}}
+}
 _TTL: dict[str, Any] = {
     "type": "object",
     "required": ["anchor", "seconds"],
@@ -66,13 +69,18 @@ def make_batch_router(
     files: Files,
     batches: Batches,
     caller: Callable[..., Any],
+    mark: Callable[..., Any],
     base_url: Callable[[Request], str],
     errors: Callable[..., dict[int | str, dict[str, Any]]],
 ) -> APIRouter:
-    """Build the routes; `caller` finds whose request it is, `base_url` where it came, `errors` documents statuses."""
+    """Build the routes; `caller` and `mark` find whose request it is and which, `base_url` where it came.
+
+    `errors` documents statuses.
+    """
     router = APIRouter(prefix="/v1")
     uploads = Uploads()
     Known = Annotated[Caller, Depends(caller)]
+    Marked = Annotated[Mark | None, Depends(mark)]
     After = Annotated[str | None, Query(description="Id of the last one of the page before.")]
 
     @router.post(
@@ -127,15 +135,14 @@ def make_batch_router(
     @router.post(
         "/batches",
         response_model=BatchObject,
-        responses=errors(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
+        responses=REPLAYED | errors(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
         openapi_extra=_body("application/json", _BATCH),
         tags=["batches"],
     )
-    async def create_batch(request: Request, known: Known) -> Response:
+    async def create_batch(request: Request, known: Known, sent: Marked) -> Response:
         """Work off the requests of a file within 24 hours, in the service class `batch`."""
-        fields, mark = await read_fields(request, known.tenant_id), mark_of(request.headers)
-        batch = await batches.create(known, fields, base_url(request), mark)
-        return JSONResponse(batch_objects.batch(batch).model_dump())
+        asked = await batches.create(known, await read_fields(request, known.tenant_id), base_url(request), sent)
+        return JSONResponse(batch_objects.batch(asked.batch).model_dump(), headers=replayed(asked.is_replayed))
 
     @router.get("/batches", response_model=BatchList, responses=errors(400, 401, 503), tags=["batches"])
     async def list_batches(

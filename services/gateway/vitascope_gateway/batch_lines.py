@@ -8,7 +8,7 @@ from vitascope_common.errors import InvalidRequestError
 from vitascope_common.objectstore import ByteStream
 from vitascope_gateway import objects
 from vitascope_gateway.batches import ENDPOINT, SERVICE_CLASS, Batch, Line
-from vitascope_gateway.body import MAX_BODY_BYTES, parse_json
+from vitascope_gateway.body import MAX_BODY_BYTES, merge_extra_body, parse_json
 from vitascope_gateway.request import show
 from vitascope_gateway.service import JobRecord
 
@@ -98,11 +98,13 @@ def _is_clean(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
-def check_class(body: Mapping[str, Any]) -> None:
-    """Refuse a line that wants another service class. Raises: InvalidRequestError."""
-    if body.get("service_class") not in (None, SERVICE_CLASS):
+def fields_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the request of a line. Raises: InvalidRequestError: it wants another service class."""
+    fields = merge_extra_body(dict(body))
+    if fields.get("service_class") not in (None, SERVICE_CLASS):
         message = f'The lines of a batch have the service class "{SERVICE_CLASS}"; leave service_class out.'
         raise InvalidRequestError(message, param="service_class")
+    return fields
 
 
 def refused(line: Line, status_code: int, error: Mapping[str, Any]) -> Line:

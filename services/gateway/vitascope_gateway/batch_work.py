@@ -255,8 +255,7 @@ class BatchWork:
 
     def _checked(self, caller: Caller, line: Line, body: dict[str, object]) -> Line:
         try:
-            batch_lines.check_class(body)
-            self._creation.check(caller, body)
+            self._creation.check(caller, batch_lines.fields_of(body))
         except (InvalidRequestError, PermissionDeniedError) as error:
             return replace(batch_lines.refused(line, *error_body(error)), state=LineState.FAILED)
         except VitascopeError:  # whatever is away may be there when the line's turn comes
@@ -301,10 +300,10 @@ class BatchWork:
         ) as part:
             data = await asyncio.to_thread(b"".join, part)
         _, body = await asyncio.to_thread(batch_lines.parse, batch_lines.Text(line.number, start, data))
-        batch_lines.check_class(body)
+        fields = batch_lines.fields_of(body)
         place = BatchLine(batch.batch_id, line.number, batch.deadline_at_ms)
         try:
-            await self._creation.create_for(place, _caller(batch), body)
+            await self._creation.create_for(place, _caller(batch), fields)
         except LineTakenError:
             _log.info("batch.line_taken", line=line.number)
 

@@ -80,6 +80,14 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A new batch, or the one that the same request has made before."""
+
+    batch: Batch
+    is_replayed: bool = False
+
+
+@dataclass(frozen=True)
 class Line:
     """One line of a batch. `status_code` and `error` are those of the answer that refuses it."""
 
@@ -191,7 +199,7 @@ class Batches:
         self._store = store
         self._files = files
 
-    async def create(self, caller: Caller, fields: Mapping[str, Any], base_url: str, mark: Mark | None = None) -> Batch:
+    async def create(self, caller: Caller, fields: Mapping[str, Any], base_url: str, mark: Mark | None = None) -> Asked:
         """Promise to work off a file. A request that comes again makes no second batch.
 
         Raises:
@@ -199,7 +207,7 @@ class Batches:
             PermissionDeniedError: the plan does not include the service class batch.
             NotFoundError: no such file; the batch that this request has made is swept.
             QuotaExceededError: too many are under way.
-            UnavailableError: the database is away.
+            UnavailableError: the database is away; UnknownOutcomeError: it went while it committed.
         """
         batch = await self._read(caller, fields, base_url)
         if SERVICE_CLASS not in caller.classes:
@@ -215,8 +223,8 @@ class Batches:
             batch_id = await self._store.add(batch, sent, MAX_BATCHES)
             if batch_id == batch.batch_id:
                 _log.info("batch.created", batch=batch_id, tenant=caller.tenant_id, num_bytes=file.num_bytes)
-                return batch
-        return await self.batch(caller.tenant_id, batch_id)
+                return Asked(batch)
+        return Asked(await self.batch(caller.tenant_id, batch_id), is_replayed=True)
 
     async def _read(self, caller: Caller, fields: Mapping[str, Any], base_url: str) -> Batch:
         for name in fields:

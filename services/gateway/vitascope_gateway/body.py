@@ -12,6 +12,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from vitascope_common.errors import InvalidRequestError
+from vitascope_gateway.forms import MAX_STRUCTURE, is_overgrown
 from vitascope_gateway.places import Places
 from vitascope_gateway.request import FILES
 from vitascope_gateway.threads import BoundedThreads
@@ -20,9 +21,6 @@ MAX_BODY_BYTES = 28 * 1024 * 1024
 """Two pictures of the largest size, as base64."""
 LARGE_BYTES = 64 * 1024
 """The parsers take up to 20 ms for a megabyte: beyond this in a thread, beside everybody else's requests."""
-MAX_STRUCTURE = 20_000
-"""Brackets, commas and colons in JSON, those in texts included. Pictures have none, and the rest of a request fits into
-a page; a body that is nothing else would become thirty times as many bytes of objects."""
 BODY_TIMEOUT_S = 30.0
 MAX_PARTS = 64
 
@@ -69,7 +67,7 @@ async def read_fields(request: Request, tenant_id: str) -> dict[str, Any]:
 
 async def _parse(body: bytes, form_type: str | None) -> dict[str, Any]:
     """Return the fields of a form of this content type; None: of JSON."""
-    return _merge_extra_body(parse_json(body, None) if form_type is None else await _parse_multipart(body, form_type))
+    return merge_extra_body(parse_json(body, None) if form_type is None else await _parse_multipart(body, form_type))
 
 
 async def _read(request: Request) -> bytes:
@@ -97,7 +95,7 @@ def parse_json(body: bytes | str, param: str | None, what: str = "The body") -> 
     what = param or what
     try:
         text = body.decode() if isinstance(body, bytes) else body
-        if sum(map(text.count, "{[,:")) > MAX_STRUCTURE:
+        if is_overgrown(text):
             raise InvalidRequestError(
                 f"{what} has more than {MAX_STRUCTURE} brackets, commas and colons; no request needs so many.",
                 param=param,
@@ -205,7 +203,7 @@ def _put(fields: dict[str, Any], name: str, value: str | bytes) -> None:
     inner[key] = value
 
 
-def _merge_extra_body(fields: dict[str, Any]) -> dict[str, Any]:
+def merge_extra_body(fields: dict[str, Any]) -> dict[str, Any]:
     """Merge `extra_body`, an object or its JSON text, as other servers of this format do."""
     extra = fields.pop("extra_body", None)
     if extra is None:

@@ -16,11 +16,11 @@ from typing import Any
 import h11
 import structlog
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Protocol, Side
 
+from vitascope_common.http_heads import ImpatientHttp
 from vitascope_gateway.stream import SEND_TIMEOUT_S, JobStream
 from vitascope_gateway.told import Pause, Told
 
@@ -200,7 +200,7 @@ class MessageOutlet(Outlet):
             asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self._transport.abort)
 
 
-class Http(H11Protocol):
+class Http(ImpatientHttp):
     """uvicorn's HTTP/1.1, whose connections can be handed over: `scope["extensions"][HAND_OVER]()` gives the Outlet."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -29,7 +29,7 @@ from vitascope_gateway.admission import BatchLine, NewJob, UnknownOutcomeError
 from vitascope_gateway.hints import Hints
 from vitascope_gateway.idempotency import AlreadyMadeError, Mark, Repeatable, repeatable
 from vitascope_gateway.references import JobReferences
-from vitascope_gateway.request import Offer, SourceClip, VideoRequest, parse_request, read_video
+from vitascope_gateway.request import DEADLINE_S, Offer, SourceClip, VideoRequest, parse_request, read_video
 from vitascope_gateway.service import (
     Caller,
     Catalogue,
@@ -194,7 +194,7 @@ class Creation:
         """
 
         async def draft() -> Draft:
-            return await self._from_video(caller, fields, ReferenceRole.CHANGE, job_id)
+            return await self._from_video(caller, fields, ReferenceRole.CHANGE, job_id, "video_id")
 
         return await self._once(caller, mark, f"remix {job_id}", fields, draft)
 
@@ -286,21 +286,25 @@ class Creation:
         video = read_video(fields.get("video"))
         if isinstance(video, bytes):
             return Draft(caller, rest, upload=Upload(role, video))
-        return await self._from_video(caller, rest, role, video)
+        return await self._from_video(caller, rest, role, video, "video")
 
-    async def _from_video(self, caller: Caller, fields: Mapping[str, Any], role: ReferenceRole, job_id: str) -> Draft:
+    async def _from_video(
+        self, caller: Caller, fields: Mapping[str, Any], role: ReferenceRole, job_id: str, param: str
+    ) -> Draft:
+        """Return the draft of what is made from a video of the caller's; `param` is where the request names it."""
         try:
             source = await self._gateway.finished(caller.tenant_id, job_id)
         except OutputBlockedError as error:  # a status of its own is for who asks for the video itself
-            raise VideoFailedError(error.message, param="video") from error
+            raise VideoFailedError(error.message, param=param) from error
         except NotFoundError as error:
-            error.param = "video"
+            error.param = param
             raise
         files = {one.role: one for one in await self._store.published(job_id)}
         if "video" not in files:
-            raise VideoExpiredError(param="video")
+            raise VideoExpiredError(param=param)
         given = {name: value for name, value in fields.items() if value is not None}
-        as_it_was = _as_it_was(source, given)
+        is_same_model = "model" not in given or self._offer().resolve(given["model"]) == source.model
+        as_it_was = _as_it_was(source, given, is_same_model)
         stored = Reference(role, replace(files["video"], name=role, role="reference"))
         return Draft(caller, as_it_was | given, [stored], source=source)
 
@@ -338,8 +342,11 @@ class Creation:
         self._hints.tell(job_id)
         return _record_of(job)
 
+    def _offer(self) -> Offer:
+        return Offer(self._catalogue.cards(), self._default_model, self._aliases)
+
     def _parse(self, draft: Draft) -> VideoRequest:
-        offer = Offer(self._catalogue.cards(), self._default_model, self._aliases)
+        offer = self._offer()
         asked = offer.resolve(draft.fields.get("model"))
         if asked is not None and asked not in [card.id for card in offer.cards]:
             self._catalogue.check(asked)
@@ -448,17 +455,18 @@ def _fields_of(record: JobRecord) -> dict[str, Any]:
         "metadata": record.labels,
         "priority": record.priority,
         "service_class": record.class_name,
-        "deadline_s": None if deadline_at_ms is None else (deadline_at_ms - created_at_ms) / 1000,
+        # Of a line of a batch, when the batch has to be over, which may have been at once.
+        "deadline_s": None if deadline_at_ms is None else max(DEADLINE_S[0], (deadline_at_ms - created_at_ms) / 1000),
     }
 
 
-def _as_it_was(source: JobRecord, given: Mapping[str, Any]) -> dict[str, Any]:
+def _as_it_was(source: JobRecord, given: Mapping[str, Any], is_same_model: bool) -> dict[str, Any]:
     """Return what a request for a change or a continuation need not say: how its video was made, but for the seed.
 
     With another model only the size is the same, since that is what the clip has.
     """
     size = {} if given.keys() & {"width", "height"} else {"size": source.size}
-    if given.get("model") not in (None, source.model):
+    if not is_same_model:
         return size
     fields, names = _fields_of(source), ("model", "negative_prompt", "num_inference_steps", "guidance_scale", "solver")
     return size | {name: fields[name] for name in (*names, "temporal_attention") if fields[name] is not None}

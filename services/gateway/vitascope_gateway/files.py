@@ -15,6 +15,7 @@ import structlog
 from vitascope_common import ids
 from vitascope_common.errors import InvalidRequestError, NotFoundError, ObjectNotFoundError, UnavailableError
 from vitascope_common.objectstore import ByteStream, ObjectStore, sha256_of
+from vitascope_gateway.forms import object_of
 
 INPUT: Final = "batch"
 OUTPUT: Final = "batch_output"
@@ -158,7 +159,7 @@ class Files:
 
 def read_ttl_ms(value: object, param: str) -> int:
     """Return for how long a file is kept, as a client says; None: for as long as can be. Raises InvalidRequestError."""
-    low, high = TTL_S
+    value, (low, high) = object_of(value), TTL_S
     if value is None:
         return high * 1000
     seconds = value.get("seconds") if isinstance(value, dict) else None

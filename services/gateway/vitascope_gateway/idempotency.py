@@ -30,6 +30,7 @@ from vitascope_gateway.body import EdgeError
 from vitascope_gateway.request import IGNORED_FIELDS
 
 KEY_HEADER, COUNT_HEADER = "idempotency-key", "x-stainless-retry-count"
+REPLAYED_HEADER = "idempotent-replayed"
 KEY_TTL_MS = 24 * 3600 * 1000
 RETRY_TTL_MS = 15 * 60 * 1000
 """How long a call of a stock client waits for its next try."""
@@ -157,12 +158,27 @@ def _digest(value: Any) -> str:
     return sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
+def replayed(is_replayed: bool) -> dict[str, str]:
+    """Return the header of an answer that shows what the same request has made before."""
+    return {REPLAYED_HEADER: "true"} if is_replayed else {}
+
+
 async def peek(connection: AsyncConnection, request: Repeatable) -> str | None:
     """Return the job that this request has made already; None: none. Raises: EdgeError: 422, the key's body differs."""
     query = sa.select(_ROW.body_sha256, _ROW.calls).where(_ROW.tenant_id == request.tenant_id, _ROW.key == request.key)
     row = (await connection.execute(query)).one_or_none()
     found = None if row is None else request.find(_live(row.calls, row.body_sha256, request))
     return None if found is None else found.job_id
+
+
+async def find(database: Database, request: Repeatable) -> str | None:
+    """Return what this request has made already, and count it among the tries of its call. Raises: as `peek`."""
+    async with database.read() as connection:
+        made = await peek(connection, request)
+    if made is None or request.is_named:
+        return made
+    async with database.transaction() as connection:
+        return await bind(connection, request, None)
 
 
 async def bind(connection: AsyncConnection, request: Repeatable, job_id: str | None) -> str | None:

@@ -18,6 +18,12 @@ MEDIA_TYPE = "image/png"
 """Of what `fit` returns."""
 FORMATS = ("PNG", "JPEG", "WEBP")
 NAMES = "PNG, JPEG or WebP"
+MAX_SCANS = 100
+"""Of a JPEG. Those of photographs have a dozen at most; each goes over all pixels, however little it says of them."""
+MAX_SEGMENTS, MAX_CHUNKS = 1_000, 10_000
+"""Of a JPEG before its first scan, and of a PNG; each takes time, whatever is in it."""
+MAX_EXIF_BYTES = 64 * 1024
+"""The largest that a JPEG can hold in one piece. Its entries may all say that they are as large as the whole."""
 
 _DATA_URL = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
 _ELSEWHERE = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
@@ -82,15 +88,17 @@ def fit(name: str, data: bytes, width_px: int, height_px: int) -> bytes:
     The PNG holds pixels and nothing else: no position, no camera, no profile.
 
     Raises:
-        InvalidRequestError: no picture, of another format, damaged, or of more than 40 million pixels.
+        InvalidRequestError: no picture, of another format, damaged, of more than 40 million pixels, or of more parts
+            than pictures have.
     """
+    _check_parts(name, data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             if opened.width * opened.height > MAX_PICTURE_PIXELS:  # of the header: nothing is decoded yet
                 raise _invalid(
                     name, f"has {opened.width} x {opened.height} pixels; at most {MAX_PICTURE_PIXELS} are allowed"
                 )
-            turn, is_on_its_side = _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1), (None, False))
+            turn, is_on_its_side = _TURNS.get(_orientation(name, opened), (None, False))
             size_px = (height_px, width_px) if is_on_its_side else (width_px, height_px)
             enough_px = 2 * max(size_px)
             opened.draft("RGB", (enough_px, enough_px))  # a JPEG is decoded no larger than needed
@@ -106,6 +114,54 @@ def fit(name: str, data: bytes, width_px: int, height_px: int) -> bytes:
     encoded = io.BytesIO()
     Image.frombytes("RGB", picture.size, picture.tobytes()).save(encoded, "PNG")
     return encoded.getvalue()
+
+
+def _check_parts(name: str, data: bytes) -> None:
+    """Refuse a file whose many parts would keep the decoder busy for minutes."""
+    if data.startswith(b"\xff\xd8"):
+        if data.count(b"\xff\xda") > MAX_SCANS:
+            raise _invalid(name, f"is a JPEG of too many scans; at most {MAX_SCANS} are allowed")
+        if _has_more_segments(data, MAX_SEGMENTS):
+            raise _invalid(name, f"is a JPEG of too many segments; at most {MAX_SEGMENTS} are allowed")
+    if data.startswith(b"\x89PNG") and _has_more_chunks(data, MAX_CHUNKS):
+        raise _invalid(name, f"is a PNG of too many chunks; at most {MAX_CHUNKS} are allowed")
+
+
+def _has_more_segments(data: bytes, most: int) -> bool:
+    """Whether this many segments of a JPEG, or bytes between them that begin like one, come before its first scan."""
+    at = 2
+    for _ in range(most):
+        at = data.find(b"\xff", at)
+        marker = data[at + 1] if 0 <= at < len(data) - 1 else None
+        if marker is None or marker == 0xDA:
+            return False
+        if marker == 0xFF:  # padding
+            at += 1
+        elif marker in (0x00, 0x01, 0xC8) or 0xD0 <= marker <= 0xD9 or 0xF0 <= marker <= 0xFD:  # that is all of it
+            at += 2
+        else:
+            at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
+    return True
+
+
+def _has_more_chunks(data: bytes, most: int) -> bool:
+    """Whether a PNG has more chunks than this."""
+    at = 8
+    for _ in range(most):
+        at += 12 + int.from_bytes(data[at : at + 4])
+        if at >= len(data):
+            return False
+    return True
+
+
+def _orientation(name: str, picture: Image.Image) -> int:
+    """Return the EXIF orientation of a picture. One that is no JPEG may be decoded for it."""
+    if picture.format == "PNG":
+        picture.load()  # it may come last
+    for kept in ("exif", "Raw profile type exif"):
+        if len(picture.info.get(kept, "")) > MAX_EXIF_BYTES * (1 if kept == "exif" else 2):  # that one is in hex
+            raise _invalid(name, f"has too much EXIF data; at most {MAX_EXIF_BYTES} bytes are allowed")
+    return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
 
 
 def _middle(picture: Image.Image, width_px: int, height_px: int) -> Image.Image:

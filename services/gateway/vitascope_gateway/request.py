@@ -69,7 +69,7 @@ PRIORITY = (-100, 100)
 SERVICE_CLASSES = ("realtime", "standard", "batch")
 
 _INTEGER = re.compile(r"-?[0-9]{1,20}", re.ASCII)
-_NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?", re.ASCII)
+_NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,10 @@ def parse_request(
         InvalidRequestError: with `param`, and what is allowed in the message.
     """
     is_change = ReferenceRole.CHANGE in stored_roles
+    if fields.get("characters") is not None:
+        raise UnsupportedError(
+            "characters are not supported: no model here keeps them; begin with input_reference.", param="characters"
+        )
     given = {name: value for name, value in fields.items() if value is not None and name not in IGNORED_FIELDS}
     for name in given:
         if name not in FIELDS and not (name in CHANGE_FIELDS and is_change):
@@ -338,8 +342,16 @@ def _size(given: Mapping[str, Any], card: ModelCard) -> str:
         value = size
     value = card.defaults.size if value is None else value
     if not isinstance(value, str) or value not in card.sizes:
-        raise _invalid("size", f"size must be one of {_list(card.sizes)}; got {show(value)}.")
+        raise _invalid(_size_param(given, card), f"size must be one of {_list(card.sizes)}; got {show(value)}.")
     return value
+
+
+def _size_param(given: Mapping[str, Any], card: ModelCard) -> str:
+    """Return which of the fields that were sent names a size that there is not."""
+    if "size" in given or "width" not in given:
+        return "size"
+    has_width = any(size.startswith(f"{int(given['width'])}x") for size in card.sizes)
+    return "height" if has_width else "width"
 
 
 def _negative_prompt(value: Any, card: ModelCard) -> str:

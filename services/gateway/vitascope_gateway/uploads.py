@@ -29,7 +29,7 @@ MAX_FILENAME_CHARS = 255
 MAX_TAIL_BYTES = 1024
 """In which the closing boundary lies; parsers allow one of 256 bytes."""
 
-_FIELDS = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
+_FIELDS = ("file", "purpose", "expires_after", "expires_after[anchor]", "expires_after[seconds]")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,11 @@ async def _receive(request: Request, path: Path) -> Upload:
         if file.size > MAX_FILE_BYTES:
             raise _too_large()
         anchor, seconds = (fields.get(f"expires_after[{name}]") for name in ("anchor", "seconds"))
-        after = None if anchor is None and seconds is None else {"anchor": anchor, "seconds": seconds}
+        after = fields.get("expires_after")
+        if anchor is not None or seconds is not None:
+            if after is not None:
+                raise InvalidRequestError("expires_after is given twice.", param="expires_after")
+            after = {"anchor": anchor, "seconds": seconds}
         ttl_ms = read_ttl_ms(after, "expires_after")
         await asyncio.to_thread(_copy, file.file, path)
         filename = "".join(char for char in file.filename or "" if char.isprintable())[:MAX_FILENAME_CHARS]

@@ -23,7 +23,9 @@ from vitascope_common.errors import (
 )
 from vitascope_common.url_guard import UrlGuard
 from vitascope_common.webhooks import SigningSecret
+from vitascope_gateway.forms import boolean_of
 from vitascope_gateway.hook import ALLOWED, Hook, read_event_types
+from vitascope_gateway.idempotency import Repeatable
 from vitascope_gateway.places import Places
 from vitascope_gateway.request import show
 
@@ -87,8 +89,11 @@ class TooManyEndpointsError(Exception):
 class WebhookStore(Protocol):
     """SQL. None: this tenant has no such thing. Every method raises UnavailableError when the database is away."""
 
-    async def add(self, endpoint: Endpoint, max_endpoints: int) -> None:
-        """Write a new one. Raises TooManyEndpointsError."""
+    async def add(self, endpoint: Endpoint, max_endpoints: int, sent: Repeatable | None = None) -> str:
+        """Write a new one, unless the request has made one; return the id of the one there is.
+
+        Raises: TooManyEndpointsError. UnknownOutcomeError, as of `rotate` and `rotate_default`: it may be written.
+        """
         ...
 
     async def endpoint(self, tenant_id: str, endpoint_id: str) -> Endpoint | None: ...
@@ -97,9 +102,18 @@ class WebhookStore(Protocol):
         self, tenant_id: str, endpoint_id: str, changes: Mapping[str, Any], now_ms: int
     ) -> Endpoint | None: ...
     async def rotate(
-        self, tenant_id: str, endpoint_id: str, secret: str, old_expires_at_ms: int | None, now_ms: int
+        self,
+        tenant_id: str,
+        endpoint_id: str,
+        secret: str,
+        old_expires_at_ms: int | None,
+        now_ms: int,
+        sent: Repeatable | None = None,
     ) -> Endpoint | None:
-        """Replace a secret; the one before it signs until `old_expires_at_ms`, or (None) not any more."""
+        """Replace a secret; the one before it signs until `old_expires_at_ms`, or (None) not any more.
+
+        A request that has done so already does it no second time.
+        """
         ...
 
     async def remove(self, tenant_id: str, endpoint_id: str) -> bool: ...
@@ -108,7 +122,12 @@ class WebhookStore(Protocol):
         ...
 
     async def rotate_default(
-        self, tenant_id: str, secret: str, old_expires_at_ms: int | None, now_ms: int
+        self,
+        tenant_id: str,
+        secret: str,
+        old_expires_at_ms: int | None,
+        now_ms: int,
+        sent: Repeatable | None = None,
     ) -> SigningSecret: ...
     async def deliveries(
         self,
@@ -138,8 +157,8 @@ class Webhooks:
         if hook is not None:
             self._check_url(hook.url, "webhook_url")
 
-    async def create(self, tenant_id: str, fields: Mapping[str, Any]) -> Endpoint:
-        """Make an endpoint with a new secret. Raises InvalidRequestError."""
+    async def create(self, tenant_id: str, fields: Mapping[str, Any], sent: Repeatable | None = None) -> Endpoint:
+        """Make an endpoint with a new secret. Raises InvalidRequestError, UnknownOutcomeError."""
         checked = self._checked(fields)
         for name in ("name", "url", "event_types"):
             if name not in checked:
@@ -156,10 +175,12 @@ class Webhooks:
             **checked,
         )
         try:
-            await self._store.add(endpoint, MAX_ENDPOINTS)
+            made = await self._store.add(endpoint, MAX_ENDPOINTS, sent)
         except TooManyEndpointsError:
             message = f"You have {MAX_ENDPOINTS} webhook endpoints, the most there can be; delete one first."
             raise InvalidRequestError(message) from None
+        if made != endpoint.endpoint_id:
+            return await self.endpoint(tenant_id, made)
         _log.info("webhook.endpoint_made", endpoint=endpoint.endpoint_id, tenant=tenant_id)
         return endpoint
 
@@ -184,13 +205,14 @@ class Webhooks:
             await self._check_addresses(tenant_id, checked["url"])
         return _found(await self._store.change(tenant_id, endpoint_id, checked, ids.now_ms()))
 
-    async def rotate(self, tenant_id: str, endpoint_id: str, fields: Mapping[str, Any]) -> Endpoint:
-        """Give an endpoint a new secret. Raises NotFoundError, InvalidRequestError."""
+    async def rotate(
+        self, tenant_id: str, endpoint_id: str, fields: Mapping[str, Any], sent: Repeatable | None = None
+    ) -> Endpoint:
+        """Give an endpoint a new secret. Raises NotFoundError, InvalidRequestError, UnknownOutcomeError."""
         is_old_kept, now_ms = _is_old_kept(fields), ids.now_ms()
         expires_at_ms = now_ms + webhooks.OLD_SECRET_TTL_MS if is_old_kept else None
-        endpoint = _found(
-            await self._store.rotate(tenant_id, _known(endpoint_id), webhooks.new_secret(), expires_at_ms, now_ms)
-        )
+        secret = webhooks.new_secret()
+        endpoint = _found(await self._store.rotate(tenant_id, _known(endpoint_id), secret, expires_at_ms, now_ms, sent))
         _log.info("webhook.secret_rotated", endpoint=endpoint_id, tenant=tenant_id, is_old_kept=is_old_kept)
         return endpoint
 
@@ -204,11 +226,13 @@ class Webhooks:
         """Return what signs for the URLs that requests name; made when it is first asked for or needed."""
         return await self._store.default_secret(tenant_id, ids.now_ms())
 
-    async def rotate_default(self, tenant_id: str, fields: Mapping[str, Any]) -> SigningSecret:
-        """Replace the default secret. Raises InvalidRequestError."""
+    async def rotate_default(
+        self, tenant_id: str, fields: Mapping[str, Any], sent: Repeatable | None = None
+    ) -> SigningSecret:
+        """Replace the default secret. Raises InvalidRequestError, UnknownOutcomeError."""
         is_old_kept, now_ms = _is_old_kept(fields), ids.now_ms()
         expires_at_ms = now_ms + webhooks.OLD_SECRET_TTL_MS if is_old_kept else None
-        signing = await self._store.rotate_default(tenant_id, webhooks.new_secret(), expires_at_ms, now_ms)
+        signing = await self._store.rotate_default(tenant_id, webhooks.new_secret(), expires_at_ms, now_ms, sent)
         _log.info("webhook.default_secret_rotated", tenant=tenant_id, is_old_kept=is_old_kept)
         return signing
 
@@ -347,7 +371,7 @@ def _found(endpoint: Endpoint | None) -> Endpoint:
 def _is_old_kept(fields: Mapping[str, Any]) -> bool:
     name = "keep_old_secret_active_for_24_hours"
     _only(fields, name)
-    value = fields.get(name)
+    value = boolean_of(fields.get(name))
     if value is not None and not isinstance(value, bool):
         raise InvalidRequestError(f"{name} must be true or false; got {show(value)}.", param=name)
     return bool(value)

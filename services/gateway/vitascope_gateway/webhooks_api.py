@@ -1,6 +1,6 @@
 """The routes of webhooks: endpoints as the stock client's `client.webhooks` speaks them, the log, replay, secrets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from vitascope_common import webhooks as wire
 from vitascope_common.webhooks import SigningSecret
 from vitascope_gateway.body import read_fields
+from vitascope_gateway.idempotency import Mark, Repeatable, repeatable
 from vitascope_gateway.service import Caller
 from vitascope_gateway.webhooks import MAX_ENDPOINTS, MAX_NAME_CHARS, Delivery, Endpoint, Webhooks
 
@@ -136,11 +137,15 @@ class WebhookDeliveryList(BaseModel):
 
 
 def make_webhooks_router(
-    webhooks: Webhooks, caller: Callable[..., Any], errors: Callable[..., dict[int | str, dict[str, Any]]]
+    webhooks: Webhooks,
+    caller: Callable[..., Any],
+    mark: Callable[..., Any],
+    errors: Callable[..., dict[int | str, dict[str, Any]]],
 ) -> APIRouter:
-    """Build the routes; `caller` finds whose request it is, `errors` documents statuses."""
+    """Build the routes; `caller` and `mark` find whose request it is and which, `errors` documents statuses."""
     router = APIRouter(prefix="/v1", tags=["webhooks"])
     Known = Annotated[Caller, Depends(caller)]
+    Marked = Annotated[Mark | None, Depends(mark)]
     After = Annotated[str | None, Query(description="Id of the last one of the page before.")]
     Limit = Annotated[int, Query(ge=1, le=100)]
     of_body = errors(400, 401, 404, 408, 413, 415, 429, 503)
@@ -153,13 +158,15 @@ def make_webhooks_router(
     @router.post(
         "/webhook_endpoints",
         response_model=WebhookEndpointWithSecret,
-        responses=errors(400, 401, 408, 413, 415, 429, 503),
+        responses=errors(400, 401, 404, 408, 413, 415, 422, 429, 503),
         openapi_extra=_body(_ENDPOINT_FIELDS, *_ENDPOINT_FIELDS),
         description=f"Make an endpoint that is told of all your videos. You can have {MAX_ENDPOINTS}.",
     )
-    async def create_endpoint(request: Request, known: Known) -> Response:
+    async def create_endpoint(request: Request, known: Known, mark: Marked) -> Response:
         """Make an endpoint."""
-        endpoint = await webhooks.create(known.tenant_id, await read_fields(request, known.tenant_id))
+        fields = await read_fields(request, known.tenant_id)
+        sent = _sent(mark, known, "webhook endpoint", fields)
+        endpoint = await webhooks.create(known.tenant_id, fields, sent)
         return JSONResponse(_with_secret(endpoint).model_dump(), headers=SECRET_HEADERS)
 
     @router.get("/webhook_endpoints", response_model=WebhookEndpointList, responses=errors(400, 401, 503))
@@ -201,12 +208,16 @@ def make_webhooks_router(
     @router.post(
         "/webhook_endpoints/{webhook_endpoint_id}/rotate_secret",
         response_model=WebhookEndpointWithSecret,
-        responses=of_body,
+        responses=errors(400, 401, 404, 408, 413, 415, 422, 429, 503),
         openapi_extra=_body(_ROTATE_FIELDS, is_required=False),
     )
-    async def rotate_endpoint_secret(webhook_endpoint_id: str, request: Request, known: Known) -> Response:
+    async def rotate_endpoint_secret(
+        webhook_endpoint_id: str, request: Request, known: Known, mark: Marked
+    ) -> Response:
         """Give an endpoint a new secret."""
-        endpoint = await webhooks.rotate(known.tenant_id, webhook_endpoint_id, await _fields(request, known.tenant_id))
+        fields = await _fields(request, known.tenant_id)
+        sent = _sent(mark, known, f"rotate {webhook_endpoint_id}", fields)
+        endpoint = await webhooks.rotate(known.tenant_id, webhook_endpoint_id, fields, sent)
         return JSONResponse(_with_secret(endpoint).model_dump(), headers=SECRET_HEADERS)
 
     @router.post(
@@ -231,12 +242,14 @@ def make_webhooks_router(
     @router.post(
         "/webhooks/default/rotate_secret",
         response_model=WebhookSecret,
-        responses=errors(400, 401, 408, 413, 415, 429, 503),
+        responses=errors(400, 401, 408, 413, 415, 422, 429, 503),
         openapi_extra=_body(_ROTATE_FIELDS, is_required=False),
     )
-    async def rotate_default_secret(request: Request, known: Known) -> Response:
+    async def rotate_default_secret(request: Request, known: Known, mark: Marked) -> Response:
         """Replace what signs for the URLs that your requests name."""
-        signing = await webhooks.rotate_default(known.tenant_id, await _fields(request, known.tenant_id))
+        fields = await _fields(request, known.tenant_id)
+        sent = _sent(mark, known, "rotate default", fields)
+        signing = await webhooks.rotate_default(known.tenant_id, fields, sent)
         return JSONResponse(_secret(signing).model_dump(), headers=SECRET_HEADERS)
 
     @router.get("/webhook_deliveries", response_model=WebhookDeliveryList, responses=errors(400, 401, 503))
@@ -267,6 +280,11 @@ def make_webhooks_router(
         return JSONResponse(_delivery(delivery).model_dump(), 202)
 
     return router
+
+
+def _sent(mark: Mark | None, known: Caller, what: str, fields: Mapping[str, Any]) -> Repeatable | None:
+    """Return how this request is recognised when it comes again."""
+    return None if mark is None else repeatable(mark, known.tenant_id, known.api_key_sha256, what, fields)
 
 
 async def _fields(request: Request, tenant_id: str) -> dict[str, Any]:

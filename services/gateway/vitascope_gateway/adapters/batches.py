@@ -11,10 +11,11 @@ from vitascope_common.errors import QuotaExceededError
 from vitascope_common.jobs import JobState
 from vitascope_common.tables import batch_lines, batches, jobs, tenants
 from vitascope_gateway.adapters.files import show
+from vitascope_gateway.adapters.outcomes import transaction
 from vitascope_gateway.adapters.paging import page_of
 from vitascope_gateway.batch_lines import EXPIRED
 from vitascope_gateway.batches import CAN_BE_CANCELLED, Batch, BatchState, Counts, End, Line, LineState
-from vitascope_gateway.idempotency import Repeatable, bind, peek
+from vitascope_gateway.idempotency import Repeatable, bind, find
 
 INSERT_ROWS = 500
 
@@ -29,8 +30,7 @@ class SqlBatches:
 
     async def made(self, sent: Repeatable) -> str | None:
         """Return the batch that this request has made already."""
-        async with self._database.read() as connection:
-            return await peek(connection, sent)
+        return await find(self._database, sent)
 
     async def add(self, batch: Batch, sent: Repeatable | None, max_batches: int) -> str:
         """Write a batch, unless the request has made one or too many are under way."""
@@ -47,7 +47,8 @@ class SqlBatches:
             "deadline_at_ms": batch.deadline_at_ms,
             "next_at_ms": batch.created_at_ms,
         }
-        async with self._database.transaction() as connection:
+        hint = "The database stopped to answer; the batch may have been accepted: look at GET /v1/batches."
+        async with transaction(self._database, sent, hint) as connection:
             made = None if sent is None else await bind(connection, sent, batch.batch_id)
             if made is None:
                 if not await _count(connection, batch.tenant_id, 1, tenants.c.num_batches < max_batches):

@@ -12,7 +12,7 @@ from vitascope_common.tables import api_keys, jobs, tasks, tenants
 from vitascope_gateway import admission
 from vitascope_gateway.adapters.paging import page_of
 from vitascope_gateway.hook import Hook
-from vitascope_gateway.idempotency import Repeatable, bind, peek
+from vitascope_gateway.idempotency import Repeatable, find
 from vitascope_gateway.request import SERVICE_CLASSES
 from vitascope_gateway.service import Caller, JobRecord
 
@@ -78,12 +78,7 @@ class SqlStore:
 
     async def made(self, sent: Repeatable) -> str | None:
         """Return the job that this request has made already."""
-        async with self._database.read() as connection:
-            made = await peek(connection, sent)
-        if made is None or sent.is_named:
-            return made
-        async with self._database.transaction() as connection:
-            return await bind(connection, sent, None)
+        return await find(self._database, sent)
 
     async def job(self, tenant_id: str, job_id: str) -> JobRecord | None:
         """Return one job of this tenant that is not deleted."""

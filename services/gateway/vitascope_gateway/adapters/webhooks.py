@@ -11,11 +11,14 @@ from vitascope_common.database import Database
 from vitascope_common.errors import ConflictError
 from vitascope_common.tables import webhook_deliveries, webhook_endpoints, webhook_tenants
 from vitascope_common.webhooks import SigningSecret
+from vitascope_gateway.adapters.outcomes import transaction
 from vitascope_gateway.adapters.paging import page_of
 from vitascope_gateway.admission import keep_webhook_secret
+from vitascope_gateway.idempotency import Repeatable, bind
 from vitascope_gateway.webhooks import Delivery, Endpoint, TooManyEndpointsError
 
 _ENDPOINT, _TENANT, _DELIVERY = webhook_endpoints.c, webhook_tenants.c, webhook_deliveries.c
+_SIGNING = (_TENANT.secret, _TENANT.old_secret, _TENANT.old_secret_expires_at_ms)
 _OF_DELIVERY = [_DELIVERY[field.name] for field in fields(Delivery)]
 
 
@@ -25,8 +28,8 @@ class SqlWebhooks:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, endpoint: Endpoint, max_endpoints: int) -> None:
-        """Write an endpoint, unless there are too many."""
+    async def add(self, endpoint: Endpoint, max_endpoints: int, sent: Repeatable | None = None) -> str:
+        """Write an endpoint, unless the request has made one, or there are too many."""
         count = (
             sa.update(webhook_tenants)
             .where(_TENANT.tenant_id == endpoint.tenant_id, _TENANT.num_endpoints < max_endpoints)
@@ -43,11 +46,14 @@ class SqlWebhooks:
             "created_at_ms": endpoint.created_at_ms,
             "updated_at_ms": endpoint.updated_at_ms,
         }
-        async with self._database.transaction() as connection:
-            await keep_webhook_secret(connection, endpoint.tenant_id, endpoint.created_at_ms)
-            if (await connection.execute(count)).one_or_none() is None:
-                raise TooManyEndpointsError
-            await connection.execute(sa.insert(webhook_endpoints).values(row))
+        async with transaction(self._database, sent, _hint("the endpoint may have been made")) as connection:
+            made = None if sent is None else await bind(connection, sent, endpoint.endpoint_id)
+            if made is None:
+                await keep_webhook_secret(connection, endpoint.tenant_id, endpoint.created_at_ms)
+                if (await connection.execute(count)).one_or_none() is None:
+                    raise TooManyEndpointsError
+                await connection.execute(sa.insert(webhook_endpoints).values(row))
+        return made or endpoint.endpoint_id
 
     async def endpoint(self, tenant_id: str, endpoint_id: str) -> Endpoint | None:
         """Return one endpoint."""
@@ -72,14 +78,28 @@ class SqlWebhooks:
         values = dict(changes)
         if "event_types" in values:
             values["event_types"] = list(values["event_types"])
-        return await self._update(tenant_id, endpoint_id, **values, disabled_at_ms=None, updated_at_ms=now_ms)
+        values |= {"disabled_at_ms": None, "updated_at_ms": now_ms}
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(_update(tenant_id, endpoint_id, values))).mappings().one_or_none()
+        return None if row is None else _endpoint(row)
 
     async def rotate(
-        self, tenant_id: str, endpoint_id: str, secret: str, old_expires_at_ms: int | None, now_ms: int
+        self,
+        tenant_id: str,
+        endpoint_id: str,
+        secret: str,
+        old_expires_at_ms: int | None,
+        now_ms: int,
+        sent: Repeatable | None = None,
     ) -> Endpoint | None:
-        """Replace the secret of an endpoint."""
-        values = _rotated(_ENDPOINT.secret, secret, old_expires_at_ms)
-        return await self._update(tenant_id, endpoint_id, **values, updated_at_ms=now_ms)
+        """Replace the secret of an endpoint, unless the request has done so."""
+        values = _rotated(_ENDPOINT.secret, secret, old_expires_at_ms) | {"updated_at_ms": now_ms}
+        query = sa.select(webhook_endpoints).where(_is_endpoint(tenant_id, endpoint_id))
+        async with transaction(self._database, sent, _hint("the secret may have been replaced")) as connection:
+            is_done = sent is not None and await bind(connection, sent, endpoint_id) is not None
+            asked = query if is_done else _update(tenant_id, endpoint_id, values)
+            row = (await connection.execute(asked)).mappings().one_or_none()
+        return None if row is None else _endpoint(row)
 
     async def remove(self, tenant_id: str, endpoint_id: str) -> bool:
         """Delete an endpoint. False: there was none."""
@@ -99,9 +119,7 @@ class SqlWebhooks:
 
     async def default_secret(self, tenant_id: str, now_ms: int) -> SigningSecret:
         """Return the default secret, made now if there is none."""
-        query = sa.select(_TENANT.secret, _TENANT.old_secret, _TENANT.old_secret_expires_at_ms).where(
-            _TENANT.tenant_id == tenant_id
-        )
+        query = sa.select(*_SIGNING).where(_TENANT.tenant_id == tenant_id)
         async with self._database.read() as connection:
             row = (await connection.execute(query)).one_or_none()
         if row is None:
@@ -111,18 +129,26 @@ class SqlWebhooks:
         return SigningSecret(*row)
 
     async def rotate_default(
-        self, tenant_id: str, secret: str, old_expires_at_ms: int | None, now_ms: int
+        self,
+        tenant_id: str,
+        secret: str,
+        old_expires_at_ms: int | None,
+        now_ms: int,
+        sent: Repeatable | None = None,
     ) -> SigningSecret:
-        """Replace the default secret."""
+        """Replace the default secret, unless the request has done so."""
         update = (
             sa.update(webhook_tenants)
             .where(_TENANT.tenant_id == tenant_id)
             .values(_rotated(_TENANT.secret, secret, old_expires_at_ms))
-            .returning(_TENANT.secret, _TENANT.old_secret, _TENANT.old_secret_expires_at_ms)
+            .returning(*_SIGNING)
         )
-        async with self._database.transaction() as connection:
+        query = sa.select(*_SIGNING).where(_TENANT.tenant_id == tenant_id)
+        async with transaction(self._database, sent, _hint("the secret may have been replaced")) as connection:
+            is_done = sent is not None and await bind(connection, sent, tenant_id) is not None
             await keep_webhook_secret(connection, tenant_id, now_ms)
-            return SigningSecret(*(await connection.execute(update)).one())
+            row = (await connection.execute(query if is_done else update)).one()
+        return SigningSecret(*row)
 
     async def deliveries(
         self,
@@ -176,16 +202,14 @@ class SqlWebhooks:
             insert = sa.insert(webhook_deliveries).values(kept | fresh).returning(*_OF_DELIVERY)
             return Delivery(**(await connection.execute(insert)).mappings().one())
 
-    async def _update(self, tenant_id: str, endpoint_id: str, **values: Any) -> Endpoint | None:
-        update = (
-            sa.update(webhook_endpoints)
-            .where(_is_endpoint(tenant_id, endpoint_id))
-            .values(values)
-            .returning(webhook_endpoints)
-        )
-        async with self._database.transaction() as connection:
-            row = (await connection.execute(update)).mappings().one_or_none()
-        return None if row is None else _endpoint(row)
+
+def _update(tenant_id: str, endpoint_id: str, values: Mapping[str, Any]) -> sa.UpdateBase:
+    update = sa.update(webhook_endpoints).where(_is_endpoint(tenant_id, endpoint_id)).values(values)
+    return update.returning(webhook_endpoints)
+
+
+def _hint(what: str) -> str:
+    return f"The database stopped to answer; {what}: look at it before you repeat the request."
 
 
 def _is_endpoint(tenant_id: str, endpoint_id: str) -> sa.ColumnElement[bool]:
