@@ -311,6 +311,7 @@ def test_a_websocket_answers_pings_and_a_goodbye_however_they_are_cut_up(begun: 
         (b"\x82\xff\x7f" + b"\xff" * 7 + b"mask", b"1009"),  # it is not even sent
         (sent(Opcode.TEXT, b"x" * 1000, fin=False) + sent(Opcode.CONT, b"x" * 25), b"1009"),
     ],
+    ids=("unmasked", "reserved", "opcode", "continuation", "twice begun", "long ping", "long", "endless", "in parts"),
 )
 def test_a_websocket_that_breaks_the_rules_is_told_so(begun: Any, data: bytes, code: bytes) -> None:
     assert answers(begun, data + sent(Opcode.PING, b"not heard")) == [(Opcode.CLOSE, code)]
