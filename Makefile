@@ -22,7 +22,7 @@ PACKAGES := libs/common/vitascope_common libs/models/vitascope_models services/g
 UNIT := libs services sdk/python cli trainer
 
 .PHONY: help install demo up test check lint types unit contracts format proto sdk bench simulate chaos eval-model test-clients slow \
-  js system-deps clean
+  js js-unit system-deps clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -88,14 +88,16 @@ chaos: $(STAMP)  ## kill, wipe, freeze and corrupt the running stack in every ph
 	@$(PYTHON) -m pytest tests/chaos -m "slow or not slow" $(if $(CHAOS_SEED),--chaos-seed $(CHAOS_SEED))
 
 slow: $(STAMP)  ## what CI has no time for: crowds of followers, the examples, long searches
-	$(PYTHON) -m pytest -n 2 --dist loadgroup -m slow $(UNIT) tests/integration tests/e2e
+	$(PYTHON) -m pytest -n 2 -m slow $(UNIT) tests/integration tests/e2e
 
 eval-model: $(STAMP)  ## score the built-in model on unseen prompts into docs/model.md; MODEL=… another, into out/evaluation; ARGS="--help" lists options
 	@$(PYTHON) -m vitascope_trainer.evaluation $(or $(MODEL),models/vita-mini-6 --out docs) $(ARGS)
 
-js: $(STAMP) $(NODE_STAMP)  ## build and test sdk/js, at last against the whole stack; brings Node if there is none
+js: js-unit  ## build and test sdk/js, at last against the whole stack; brings Node if there is none
+	$(PYTHON) -m pytest tests/e2e/test_js_sdk.py
+
+js-unit: $(STAMP) $(NODE_STAMP)  ## build and test sdk/js by itself
 	@cd sdk/js && $(WITH_NODE) npm test
-	$(WITH_NODE) $(PYTHON) -m pytest tests/e2e/test_js_sdk.py
 
 $(NODE_STAMP): sdk/js/package-lock.json | $(STAMP)
 	@if ! $(WITH_NODE) node -e 'process.exit(Number(process.versions.node.split(".")[0] < 20))' 2>/dev/null; then \

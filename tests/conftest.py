@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -22,6 +23,7 @@ import grpc
 import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from xdist.scheduler import LoadScopeScheduling
 
 from vitascope_client import Vitascope
 from vitascope_common.settings import SERVICES
@@ -37,12 +39,59 @@ SHORT_LEASES = {
 __all__ = ["PROMPT", "SERVICES", "SHORT_LEASES", "Collector", "Stack", "wait_for"]
 
 
+SHARED = ("stack", "chaos")
+"""Fixtures: a stack for many tests."""
+ONE_PIECE = ("tests/e2e/", "tests/chaos/")
+"""Folders whose tests share a stack."""
+ONE_PIECE_EACH = ("services/gateway/tests/", "tests/integration/test_openai_")
+"""Files whose tests share processes begin so."""
+
+
+class Pieces(LoadScopeScheduling):
+    """Deals out tests one by one to the processes of xdist, but those that share something in one piece, largest first.
+
+    Its own groups are lost on pytest 9.2: ids are no longer what it appends them to.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        for folder in ONE_PIECE:
+            if nodeid.startswith(folder):
+                return folder
+        return nodeid.partition("::")[0] if nodeid.startswith(ONE_PIECE_EACH) else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Pieces:
+    return Pieces(config, log)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what shares the one stack in one process, and start it first: it is the longest."""
-    shares = [item for item in items if "stack" in getattr(item, "fixturenames", ())]
-    for item in shares:
-        item.add_marker(pytest.mark.xdist_group("stack"))
-    items[:] = shares + [item for item in items if item not in shares]
+    """Let what shares a stack come in one go."""
+    items.sort(key=lambda item: SHARED.index(name) if (name := _shared_by(item)) else len(SHARED))
+
+
+def pytest_collection_finish() -> None:
+    """Keep collections of garbage from looking at what thousands of tests consist of: each took a second."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop a stack after the last test that shares it: an idle one takes time from all that come after it."""
+    name = _shared_by(item)
+    if name and (nextitem is None or _shared_by(nextitem) != name):
+        one = getattr(item, "funcargs", {}).get(name)
+        if one is not None:
+            one.close()
+
+
+def _shared_by(item: pytest.Item) -> str | None:
+    """Name the fixture; other folders have fixtures of the same name."""
+    if not item.path.is_relative_to(Path(__file__).parent):
+        return None
+    return next((name for name in SHARED if name in getattr(item, "fixturenames", ())), None)
 
 
 def wait_for(what: str, condition: Callable[[], T | None], timeout_s: float = 60.0) -> T:
@@ -117,6 +166,8 @@ class Stack:
         self.base_url: str = self.up["base_url"]
         self.api_key: str = self.up["api_key"]
         self.client = Vitascope(base_url=self.base_url, api_key=self.api_key)
+        self.beside = contextlib.ExitStack()
+        """What ends before it does."""
 
     def pid(self, service: str) -> int:
         """The pid that does the work now; it changes when the service is restarted."""
@@ -175,6 +226,7 @@ class Stack:
         return time.monotonic() - started
 
     def close(self) -> None:
+        self.beside.close()
         self.client.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -206,7 +258,8 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Stack]:
-    one = Stack(tmp_path_factory.mktemp("stack") / "data", collector)
+    receivers_here = {"VITASCOPE_URL_ALLOWED_NETWORKS": "127.0.0.1/32"}
+    one = Stack(tmp_path_factory.mktemp("stack") / "data", collector, receivers_here)
     yield one
     one.close()
 

@@ -20,12 +20,11 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 from tests.bench.figures import Figure
 
-from vitascope_common.database import Database, migrate
+from vitascope_common.database import Database
 from vitascope_common.tables import jobs
-from vitascope_common.testing import redis_server
-from vitascope_gateway.testing import add_tenant, gateway_process, neighbours
+from vitascope_gateway.testing import surroundings
 
-MODEL, MODELS_DIR = "vita-mini-6", Path("models")
+MODEL = "vita-mini-6"
 NUM_CONNECTIONS = 8
 NUM_REQUESTS, NUM_ROUNDS = 200, 15
 CREATE_GOAL, READ_GOAL = 0.60, 0.80
@@ -34,34 +33,18 @@ SERVER = (sys.executable, "-m", "tests.bench.api_server")
 
 def run() -> list[Figure]:
     """Measure."""
-    with TemporaryDirectory() as folder, redis_server(Path(folder)) as redis_url, neighbours() as both:
-        database_url = f"sqlite+aiosqlite:///{folder}/vitascope.db"
-        migrate(database_url)
-        api_key = asyncio.run(_tenant(database_url))
-        with gateway_process(
-            database_url=database_url,
-            redis_url=redis_url,
-            object_store_url=(Path(folder) / "objects").as_uri(),
-            neighbour_address=both.address,
-            models_dir=MODELS_DIR,
-            delivery_url="http://delivery.test",
-            command=SERVER,
-        ) as server:
-            rates = asyncio.run(_measure(server.base_url, api_key, database_url))
+    with (
+        TemporaryDirectory() as folder,
+        surroundings(Path(folder)) as around,
+        around.gateway(command=SERVER),
+    ):
+        rates = asyncio.run(_measure(around.base_url, around.key, around.database_url))
     create = {"hello, requests/s": rates["hello"], "create / hello": rates["create"] / rates["hello"]}
     read = {"of one that waits, requests/s": rates["waiting"], "its ratio": rates["waiting"] / rates["read"]}
     return [
         Figure("POST create / its I/O", rates["create"], "requests/s", rates["least"], CREATE_GOAL, "higher", create),
         Figure("GET status / one SQL read", rates["done"], "requests/s", rates["read"], READ_GOAL, "higher", read),
     ]
-
-
-async def _tenant(database_url: str) -> str:
-    database = Database(database_url)
-    try:
-        return await add_tenant(database, "bench")
-    finally:
-        await database.close()
 
 
 async def _measure(base_url: str, api_key: str, database_url: str) -> dict[str, float]:

@@ -31,13 +31,9 @@ import httpx
 import psutil
 from tests.bench.figures import Figure
 
-from vitascope_common import redis_clients
-from vitascope_common.database import Database, migrate
 from vitascope_common.events import Event, EventType, append
-from vitascope_common.testing import redis_server
-from vitascope_gateway.testing import GatewayProcess, add_tenant, gateway_process, neighbours
+from vitascope_gateway.testing import GatewayProcess, surroundings
 
-MODELS_DIR = Path("models")
 NUM_IDLE, NUM_JOBS, NUM_PROCESSES = 10_000, 1_000, 2
 MAX_BYTES, MEMORY_GOAL = 16 * 1024, 1.0
 IDLE_S = 20.0  # longer than a heartbeat
@@ -92,30 +88,8 @@ class _Stack:
     @classmethod
     @contextlib.contextmanager
     def running(cls, folder: Path) -> Iterator["_Stack"]:
-        url = f"sqlite+aiosqlite:///{folder / 'vitascope.db'}"
-        migrate(url)
-
-        async def make_key() -> str:
-            database = Database(url)
-            try:
-                return await add_tenant(database, "bench")
-            finally:
-                await database.close()
-
-        with (
-            redis_server(folder) as redis_url,
-            neighbours() as both,
-            contextlib.closing(redis_clients.connect(redis_url)) as redis,
-            gateway_process(
-                database_url=url,
-                redis_url=redis_url,
-                object_store_url=(folder / "objects").as_uri(),
-                neighbour_address=both.address,
-                models_dir=MODELS_DIR,
-                delivery_url="http://127.0.0.1:9",
-            ) as gateway,
-        ):
-            yield cls(gateway, asyncio.run(make_key()), redis)
+        with surroundings(folder) as around, around.gateway() as gateway:
+            yield cls(gateway, around.key, around.redis.client)
 
     @property
     def port(self) -> int:

@@ -17,13 +17,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what shares the stack in one process; what needs a second worker comes last, when all the rest is done."""
-    for item in items:
-        if "chaos" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("chaos"))
-    last = [item for item in items if "second" in getattr(item, "fixturenames", ())]
-    items[:] = [item for item in items if item not in last] + last
+    """Let what needs a second worker come last, when all the rest of this stack is done."""
+    items.sort(key=lambda item: "second" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
@@ -41,11 +38,10 @@ def twin(chaos: Stack) -> str:
     return str(chaos.output(video_id, "generate", "latents")["sha256"])
 
 
-@pytest.fixture(scope="package")
-def second(chaos: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+@pytest.fixture(scope="session")
+def second(chaos: Stack, tmp_path_factory: pytest.TempPathFactory) -> Worker:
     """A second worker of that stack, for the tests that need two; those come last (see above)."""
-    with second_worker(chaos, tmp_path_factory.mktemp("second") / "worker") as worker:
-        yield worker
+    return chaos.beside.enter_context(second_worker(chaos, tmp_path_factory.mktemp("second") / "worker"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from vitascope_common import tables
 from vitascope_common.database import Database, migrate
-from vitascope_common.testing import postgres_server
+from vitascope_common.testing import postgres_server, sqlite_database
 from vitascope_scheduler.job_manager import JobManager
 from vitascope_scheduler.testing import Sql, add_tenant
 
@@ -26,20 +26,11 @@ def postgres_url(new_postgres_database: Callable[[], str]) -> str:
     return url
 
 
-@pytest.fixture(scope="session")
-def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("template") / "vitascope.db"
-    migrate(f"sqlite+aiosqlite:///{path}")
-    return path.read_bytes()
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgresql":
         return str(request.getfixturevalue("postgres_url"))
-    path = tmp_path / "vitascope.db"
-    path.write_bytes(request.getfixturevalue("empty_sqlite"))
-    return f"sqlite+aiosqlite:///{path}"
+    return sqlite_database(tmp_path / "vitascope.db")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from vitascope_common import ids
-from vitascope_common.database import Database, migrate
+from vitascope_common.database import Database
 from vitascope_common.errors import UnavailableError
 from vitascope_common.jobs import GENERATE, JsonParams, Kind, Stage
 from vitascope_common.registry import ModelCard, Registry
@@ -24,21 +24,6 @@ from vitascope_gateway.request import Offer, parse_request
 from vitascope_gateway.testing import add_tenant
 
 MODELS_DIR = Path(__file__).parents[2] / "models"
-
-
-@pytest.fixture(scope="module")
-def postgresql(new_postgres_database: Callable[[], str]) -> str:
-    return new_postgres_database()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path}/vitascope.db"
-    else:
-        url = request.getfixturevalue("postgresql")
-    migrate(url)
-    return url
 
 
 @pytest.fixture

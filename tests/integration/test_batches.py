@@ -4,9 +4,7 @@ import asyncio
 import contextlib
 import io
 import json
-import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,13 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
+from tests.conftest import wait_for
 from vitascope_common import ids, rpc
-from vitascope_common.database import Database, migrate
+from vitascope_common.database import Database
 from vitascope_common.objectstore import open_store
 from vitascope_common.registry import Registry
 from vitascope_common.tables import batches as batches_table
 from vitascope_common.tables import jobs
-from vitascope_common.testing import redis_server
 from vitascope_common.url_guard import UrlGuard, UrlPolicy
 from vitascope_gateway.adapters.batches import SqlBatches
 from vitascope_gateway.adapters.files import SqlFiles
@@ -36,10 +34,18 @@ from vitascope_gateway.creation import Creation
 from vitascope_gateway.files import Files
 from vitascope_gateway.idempotency import Mark
 from vitascope_gateway.service import Caller, Gateway, MediaLinks
-from vitascope_gateway.testing import SIGNING_KEY, GatewayProcess, Neighbours, add_tenant, gateway_process, neighbours
+from vitascope_gateway.testing import (
+    MODELS_DIR,
+    SIGNING_KEY,
+    GatewayProcess,
+    Neighbours,
+    Surroundings,
+    add_tenant,
+    neighbours,
+    surroundings,
+)
 from vitascope_gateway.webhooks import Webhooks
 
-MODELS_DIR = Path(__file__).parents[2] / "models"
 MODEL = "vita-mini-6"
 
 
@@ -125,35 +131,20 @@ async def test_a_batch_over_both_databases(database: Database, tmp_path: Path) -
 class Platform:
     """What gateways need; each is a process of its own."""
 
-    folder: Path
-    redis_url: str
-    neighbours: Neighbours
-    key: str
+    around: Surroundings
 
     @property
-    def path(self) -> Path:
-        return self.folder / "vitascope.db"
+    def neighbours(self) -> Neighbours:
+        return self.around.neighbours
 
     @contextlib.contextmanager
     def gateway(self) -> Iterator[tuple[GatewayProcess, openai.OpenAI]]:
-        with (
-            gateway_process(
-                database_url=f"sqlite+aiosqlite:///{self.path}",
-                redis_url=self.redis_url,
-                object_store_url=(self.folder / "objects").as_uri(),
-                neighbour_address=self.neighbours.address,
-                models_dir=MODELS_DIR,
-                delivery_url="http://delivery.test",
-            ) as process,
-            openai.OpenAI(base_url=f"{process.base_url}/v1", api_key=self.key) as client,
-        ):
+        client = openai.OpenAI(base_url=f"{self.around.base_url}/v1", api_key=self.around.key)
+        with self.around.gateway() as process, client:
             yield process, client
 
     def sql(self, statement: str, *values: Any) -> list[Any]:
-        with contextlib.closing(sqlite3.connect(self.path, timeout=30)) as connection:
-            rows = connection.execute(statement, values).fetchall()
-            connection.commit()
-        return rows
+        return self.around.sql(statement, *values)
 
     def end_jobs(self) -> None:
         """Do what workers do."""
@@ -162,28 +153,8 @@ class Platform:
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Iterator[Platform]:
-    url = f"sqlite+aiosqlite:///{tmp_path / 'vitascope.db'}"
-    migrate(url)
-
-    async def make_key() -> str:
-        database = Database(url)
-        try:
-            return await add_tenant(database, "acme")
-        finally:
-            await database.close()
-
-    with redis_server(tmp_path) as redis_url, neighbours() as both:
-        yield Platform(tmp_path, redis_url, both, asyncio.run(make_key()))
-
-
-def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        answer = condition()
-        if answer:
-            return answer
-        time.sleep(0.05)
-    pytest.fail(f"waited {timeout_s:.0f} s for {what}")
+    with surroundings(tmp_path) as around:
+        yield Platform(around)
 
 
 def test_the_stock_client_uploads_waits_and_reads(platform: Platform) -> None:

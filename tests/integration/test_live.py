@@ -19,27 +19,30 @@ import psutil
 import pytest
 from redis import Redis
 
-from vitascope_common import keys, redis_clients
-from vitascope_common.database import Database
+from vitascope_common import keys
 from vitascope_common.events import Event, EventType, append
-from vitascope_common.testing import free_port, redis_server
-from vitascope_gateway.testing import GatewayProcess, add_tenant, gateway_process, neighbours
+from vitascope_gateway.testing import GatewayProcess, Surroundings, surroundings
 
-MODELS_DIR = Path(__file__).parents[2] / "models"
 DEADLINE_S = 60.0
 MIB = 1 << 20
 
 
 @dataclass
 class Around:
-    """What a gateway needs, on ports that stay."""
+    """What a gateway needs, and what its clients and its workers do."""
 
-    options: dict[str, Any]
-    key: str
-    redis: Redis
+    platform: Surroundings
+
+    @property
+    def port(self) -> int:
+        return int(self.platform.options["port"])
+
+    @property
+    def redis(self) -> Redis:
+        return self.platform.redis.client
 
     def gateway(self) -> contextlib.AbstractContextManager[GatewayProcess]:
-        return gateway_process(**self.options)
+        return self.platform.gateway()
 
     def create(self) -> str:
         """Make a video; returns the path and query of its events_url, which is all that a follower knows."""
@@ -47,9 +50,8 @@ class Around:
 
     def create_both(self) -> tuple[str, str]:
         """Make a video; returns the paths and queries of its events_url and its websocket_url."""
-        url = f"http://127.0.0.1:{self.options['port']}/v1/videos"
-        headers = {"Authorization": f"Bearer {self.key}"}
-        video = httpx.post(url, json={"prompt": "x"}, headers=headers).json()
+        headers = {"Authorization": f"Bearer {self.platform.key}"}
+        video = httpx.post(f"{self.platform.base_url}/v1/videos", json={"prompt": "x"}, headers=headers).json()
         events_url, websocket_url = (urlsplit(video[name]) for name in ("events_url", "websocket_url"))
         return f"{events_url.path}?{events_url.query}", f"{websocket_url.path}?{websocket_url.query}"
 
@@ -65,33 +67,9 @@ def job_of(target: str) -> str:
 
 
 @pytest.fixture
-def around(empty_sqlite: bytes, tmp_path: Path) -> Iterator[Around]:
-    path = tmp_path / "vitascope.db"
-    path.write_bytes(empty_sqlite)
-    url = f"sqlite+aiosqlite:///{path}"
-
-    async def make_key() -> str:
-        database = Database(url)
-        try:
-            return await add_tenant(database, "acme")
-        finally:
-            await database.close()
-
-    with (
-        redis_server(tmp_path) as redis_url,
-        neighbours() as both,
-        contextlib.closing(redis_clients.connect(redis_url)) as redis,
-    ):
-        options: dict[str, Any] = {
-            "database_url": url,
-            "redis_url": redis_url,
-            "object_store_url": (tmp_path / "objects").as_uri(),
-            "neighbour_address": both.address,
-            "models_dir": MODELS_DIR,
-            "delivery_url": "http://127.0.0.1:9",
-            "port": free_port(),
-        }
-        yield Around(options, asyncio.run(make_key()), redis)
+def around(tmp_path: Path) -> Iterator[Around]:
+    with surroundings(tmp_path) as platform:
+        yield Around(platform)
 
 
 def request(target: str, last_event_id: str = "") -> bytes:
@@ -157,7 +135,7 @@ def test_five_hundred_followers_miss_nothing_when_the_gateway_is_killed(around: 
         targets = [around.create() for _ in range(num_jobs)]
         for target in targets:
             around.append(target, EventType.QUEUED, 1)
-        clients = [Client(around.options["port"], targets[number % num_jobs]) for number in range(num_followers)]
+        clients = [Client(around.port, targets[number % num_jobs]) for number in range(num_followers)]
 
         def work(steps: range) -> None:
             for step in steps:
@@ -191,7 +169,7 @@ def test_five_hundred_followers_miss_nothing_when_the_gateway_is_killed(around: 
 def test_a_thousand_clients_that_do_not_read_delay_nobody_and_fill_no_memory(around: Around) -> None:
     num_slow, num_events, text = 1000, 800, "x" * 8192
     with around.gateway() as gateway, contextlib.ExitStack() as open_sockets:
-        target, port = around.create(), around.options["port"]
+        target, port = around.create(), around.port
         around.append(target, EventType.QUEUED, 1)
         process = psutil.Process(gateway.process.pid)
         slow = [open_sockets.enter_context(socket.socket()) for _ in range(num_slow)]
@@ -243,7 +221,7 @@ def test_a_long_history_is_held_neither_for_those_that_do_not_read_nor_by_the_ke
         for number in range(1, num_events):
             around.append(events_target, EventType.PROGRESS, step=number, steps=num_events, phase=text)
         process = psutil.Process(gateway.process.pid)
-        port = around.options["port"]
+        port = around.port
 
         async def follow_to_its_end() -> list[str]:
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=MIB)

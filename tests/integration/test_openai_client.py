@@ -1,27 +1,20 @@
 """The unmodified `openai` client against the gateway: about the wire, so SQL says what workers would have done."""
 
-import asyncio
-import contextlib
-import sqlite3
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from vitascope_common.database import Database, migrate
-from vitascope_common.testing import redis_server
-from vitascope_gateway.testing import Neighbours, add_tenant, gateway_process, neighbours
+from vitascope_gateway.testing import Surroundings, surroundings
 
 # The client marks its whole videos API as deprecated, since its makers closed their own service.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-MODELS_DIR = Path(__file__).parents[2] / "models"
 MODEL = "vita-mini-6"
 
 
@@ -45,51 +38,26 @@ class Files(BaseHTTPRequestHandler):
 @dataclass
 class Platform:
     client: openai.OpenAI
-    base_url: str
-    path: Path
-    neighbours: Neighbours
+    around: Surroundings
     files: list[tuple[str, str | None]]
-
-    def sql(self, statement: str, *values: Any) -> None:
-        with contextlib.closing(sqlite3.connect(self.path, timeout=30)) as connection:
-            connection.execute(statement, values)
-            connection.commit()
 
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    folder = tmp_path_factory.mktemp("platform")
-    path = folder / "vitascope.db"
-    url = f"sqlite+aiosqlite:///{path}"
-    migrate(url)
-
-    async def make_key() -> str:
-        database = Database(url)
-        try:
-            return await add_tenant(database, "acme")
-        finally:
-            await database.close()
-
     class Handler(Files):
         seen: list[tuple[str, str | None]] = []  # noqa: RUF012
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as files, redis_server(folder) as redis_url:
+    folder = tmp_path_factory.mktemp("platform")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as files:
         thread = threading.Thread(target=files.serve_forever)
         thread.start()
         try:
             with (
-                neighbours() as both,
-                gateway_process(
-                    database_url=url,
-                    redis_url=redis_url,
-                    object_store_url=(folder / "objects").as_uri(),
-                    neighbour_address=both.address,
-                    models_dir=MODELS_DIR,
-                    delivery_url=f"http://127.0.0.1:{files.server_port}",
-                ) as gateway,
-                openai.OpenAI(base_url=f"{gateway.base_url}/v1", api_key=asyncio.run(make_key())) as client,
+                surroundings(folder, delivery_url=f"http://127.0.0.1:{files.server_port}") as around,
+                around.gateway(),
+                openai.OpenAI(base_url=f"{around.base_url}/v1", api_key=around.key) as client,
             ):
-                yield Platform(client, gateway.base_url, path, both, Handler.seen)
+                yield Platform(client, around, Handler.seen)
         finally:
             files.shutdown()
             thread.join()
@@ -99,11 +67,11 @@ def work(platform: Platform, statement: str, num_polls: int = 2) -> threading.Th
     """Do what workers would, once the client has asked a few times."""
 
     def wait_and_write() -> None:
-        asked = len(platform.neighbours.positions)
-        while len(platform.neighbours.positions) < asked + num_polls:
-            platform.neighbours.asked.wait(10)
-            platform.neighbours.asked.clear()
-        platform.sql(statement)
+        asked = len(platform.around.neighbours.positions)
+        while len(platform.around.neighbours.positions) < asked + num_polls:
+            platform.around.neighbours.asked.wait(10)
+            platform.around.neighbours.asked.clear()
+        platform.around.sql(statement)
 
     thread = threading.Thread(target=wait_and_write)
     thread.start()
@@ -152,7 +120,7 @@ def test_extensions_travel_as_form_fields_and_come_back_as_attributes(platform: 
     )
     extra = video.model_extra or {}
     assert (extra["seed"], extra["steps_total"], extra["metadata"]) == (5, 12, {"project": "demo"})
-    assert extra["events_url"].startswith(f"{platform.base_url}/v1/videos/{video.id}/events?token=")
+    assert extra["events_url"].startswith(f"{platform.around.base_url}/v1/videos/{video.id}/events?token=")
 
 
 def test_a_json_body_is_as_good(platform: Platform) -> None:
@@ -164,7 +132,7 @@ def test_a_json_body_is_as_good(platform: Platform) -> None:
 
 def test_download_follows_to_delivery_without_the_key(platform: Platform) -> None:
     video = platform.client.videos.create(prompt="a circle", model=MODEL)
-    platform.sql("UPDATE jobs SET state = 'completed', finished_at_ms = 1 WHERE job_id = ?", video.id)
+    platform.around.sql("UPDATE jobs SET state = 'completed', finished_at_ms = 1 WHERE job_id = ?", video.id)
     assert platform.client.videos.download_content(video.id).read() == b"video"
     assert platform.client.videos.download_content(video.id, variant="thumbnail").read() == b"thumbnail"
     paths = [path.partition("?")[0] for path, _ in platform.files[-2:]]
@@ -213,7 +181,7 @@ def test_delete_answers_as_the_client_expects(platform: Platform) -> None:
     video = platform.client.videos.create(prompt="a circle", model=MODEL)
     deleted = platform.client.videos.delete(video.id)
     assert (deleted.id, deleted.object, deleted.deleted) == (video.id, "video.deleted", True)
-    platform.sql("UPDATE jobs SET deleted_at_ms = 1 WHERE job_id = ?", video.id)
+    platform.around.sql("UPDATE jobs SET deleted_at_ms = 1 WHERE job_id = ?", video.id)
     with pytest.raises(openai.NotFoundError) as gone:
         platform.client.videos.retrieve(video.id)
     assert gone.value.code == "not_found"

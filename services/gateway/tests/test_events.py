@@ -312,8 +312,7 @@ def test_redis_may_lose_everything_under_a_stream(outside: Any) -> None:
         try:
             next(stream)
             complete(outside, job_id)
-            for path in outside.redis.folder.glob("appendonly*"):
-                path.unlink()
+            outside.redis.lose_data()
         finally:
             outside.redis.start()
         rest = list(stream)

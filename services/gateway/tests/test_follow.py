@@ -7,7 +7,6 @@ import socket
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -27,7 +26,7 @@ from vitascope_common.errors import LinkExpiredError, PermissionDeniedError
 from vitascope_common.events import Event, EventType, append
 from vitascope_gateway.adapters.sql import SqlStore
 from vitascope_gateway.follow import FollowTokens
-from vitascope_gateway.testing import SIGNING_KEY, add_tenant, gateway_process
+from vitascope_gateway.testing import SIGNING_KEY, add_tenant
 
 JOB, OTHER = "video_" + "0" * 32, "video_" + "1" * 32
 FOLLOW = FollowTokens(SecretStr(SIGNING_KEY), lambda: 1000.5)
@@ -372,21 +371,14 @@ def collector() -> Iterator[tuple[Collector, str]]:
 
 
 def test_a_token_is_in_no_log_no_span_and_no_metric(
-    outside: Any, models_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], collector: tuple[Collector, str]
+    outside: Any, capfd: pytest.CaptureFixture[str], collector: tuple[Collector, str]
 ) -> None:
     spans, address = collector
     video = created(outside)
     job_id, query = video["id"], urlsplit(video["events_url"]).query
     state(outside, job_id, EventType.QUEUED, 1)
-    with gateway_process(
-        database_url=f"sqlite+aiosqlite:///{outside.database_path}",
-        redis_url=outside.redis.url,
-        object_store_url=(tmp_path / "objects").as_uri(),
-        neighbour_address=outside.neighbours.address,
-        models_dir=models_dir,
-        delivery_url="http://delivery.test",
-        variables={"VITASCOPE_LOG_LEVEL": "debug", "VITASCOPE_OTLP_ENDPOINT": address},
-    ) as gateway:
+    variables = {"VITASCOPE_LOG_LEVEL": "debug", "VITASCOPE_OTLP_ENDPOINT": address}
+    with outside.around.gateway(port=0, grpc_port=0, variables=variables) as gateway:
         base = f"{gateway.base_url}/v1/videos/{job_id}"
         web = f"ws{base.removeprefix('http')}/ws?{query}"
         with httpx.stream("GET", f"{base}/events?{query}") as answer, connect(web) as mirror:

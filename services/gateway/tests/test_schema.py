@@ -3,7 +3,6 @@
 Triggers in the database do what workers would, so that there is something to fetch, to change and to follow.
 """
 
-import asyncio
 import contextlib
 import inspect
 import json
@@ -13,7 +12,6 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -33,15 +31,12 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from vitascope_common.database import Database
 from vitascope_common.jobs import Artifact
 from vitascope_common.objectstore import open_store
-from vitascope_common.testing import redis_server
 from vitascope_gateway.api import make_app
 from vitascope_gateway.openapi_answers import EXAMPLE_ID
-from vitascope_gateway.testing import add_tenant, gateway_process, neighbours
+from vitascope_gateway.testing import surroundings
 
-MODELS_DIR = Path(__file__).parents[3] / "models"
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -83,38 +78,14 @@ schema = schemathesis.openapi.from_dict(deepcopy(DOCUMENT))
 
 
 @pytest.fixture(scope="module")
-def options(empty_database: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """How to call a gateway that has one finished video, that of the document's examples."""
-    folder = tmp_path_factory.mktemp("schema")
-    path = folder / "vitascope.db"
-    path.write_bytes(empty_database)
-    url = f"sqlite+aiosqlite:///{path}"
-    objects_url = (folder / "objects").as_uri()
-    open_store(objects_url).put_bytes(FILE.key, CLIP, "video/mp4")
-
-    async def make_key() -> str:
-        database = Database(url)
-        try:
-            return await add_tenant(database, "acme", scopes="admin")
-        finally:
-            await database.close()
-
-    headers = {"Authorization": f"Bearer {asyncio.run(make_key())}"}
-    with (
-        redis_server(folder) as redis_url,
-        neighbours() as both,
-        gateway_process(
-            database_url=url,
-            redis_url=redis_url,
-            object_store_url=objects_url,
-            neighbour_address=both.address,
-            models_dir=MODELS_DIR,
-            delivery_url="http://delivery.test",
-        ) as gateway,
-    ):
+    with surroundings(tmp_path_factory.mktemp("schema")) as around, around.gateway() as gateway:
+        open_store(around.options["object_store_url"]).put_bytes(FILE.key, CLIP, "video/mp4")
+        headers = {"Authorization": f"Bearer {around.add_tenant('operator', scopes='admin')}"}
         body = {"prompt": "a blue ring orbiting on white", "seconds": "3"}
         made = httpx.post(f"{gateway.base_url}/v1/videos", json=body, headers=headers).json()["id"]
-        with contextlib.closing(sqlite3.connect(path)) as connection:
+        with contextlib.closing(sqlite3.connect(around.database_path)) as connection:
             connection.executescript(f"{PUBLISH}; {COMPLETE}; {WORKERS}")
             for table in ("jobs", "tasks"):
                 connection.execute(f"UPDATE {table} SET job_id = ? WHERE job_id = ?", (EXAMPLE_ID, made))

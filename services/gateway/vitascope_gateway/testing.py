@@ -1,21 +1,23 @@
-"""For tests: the gateway as a process, between two neighbours that do as they are told.
+"""For tests: the gateway as a process, and what it needs: SQLite, Redis and two neighbours that do as they are told.
 
-The neighbours are real gRPC servers in the test's process; SQL and Redis are whatever the test gives.
+The neighbours are real gRPC servers in the test's process.
 """
 
+import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import httpx
@@ -25,10 +27,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from vitascope_common import ids, tokens
 from vitascope_common.database import Database
 from vitascope_common.tables import api_keys, tenants
-from vitascope_common.testing import free_port
+from vitascope_common.testing import RedisServer, free_port, sqlite_database
 from vitascope_proto.v1 import prompt_pb2, prompt_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 
+T = TypeVar("T")
 START_TIMEOUT_S = 30.0
+MODELS_DIR = Path(__file__).parents[3] / "models"
 SIGNING_KEY = "0123456789abcdef0123456789abcdef"
 
 
@@ -224,6 +228,83 @@ def gateway_process(
             yield running
         finally:
             process.kill()
+
+
+@dataclass
+class Surroundings:
+    """What a gateway needs. One after another listens on the same ports."""
+
+    folder: Path
+    redis: RedisServer
+    neighbours: Neighbours
+    options: Mapping[str, Any]
+    key: str = ""
+    """Of the tenant acme."""
+
+    @property
+    def database_url(self) -> str:
+        return str(self.options["database_url"])
+
+    @property
+    def database_path(self) -> Path:
+        return self.folder / "vitascope.db"
+
+    @property
+    def base_url(self) -> str:
+        """Where its gateways answer."""
+        return f"http://127.0.0.1:{self.options['port']}"
+
+    def gateway(self, **changes: Any) -> AbstractContextManager[GatewayProcess]:
+        """Run a gateway here; `changes` are of `gateway_process`."""
+        return gateway_process(**{**self.options, **changes})
+
+    def add_tenant(self, tenant_id: str, **fields: str) -> str:
+        """Write a tenant and a key for it; returns the key."""
+        return self.in_database(lambda database: add_tenant(database, tenant_id, **fields))
+
+    def in_database(self, use: Callable[[Database], Awaitable[T]]) -> T:
+        """Do something in the database that takes its Database."""
+
+        async def run() -> T:
+            database = Database(self.database_url)
+            try:
+                return await use(database)
+            finally:
+                await database.close()
+
+        return asyncio.run(run())
+
+    def sql(self, statement: str, *values: Any) -> list[Any]:
+        """Do what the rest of the platform would have done."""
+        with closing(sqlite3.connect(self.database_path, timeout=30)) as connection:
+            rows = connection.execute(statement, values).fetchall()
+            connection.commit()
+        return rows
+
+
+@contextmanager
+def surroundings(folder: Path, **changes: Any) -> Iterator[Surroundings]:
+    """Serve what a gateway needs, in this folder; `changes` are of `gateway_process`."""
+    redis = RedisServer(folder / "redis")
+    try:
+        redis.start()
+        with neighbours() as both:
+            options = {
+                "database_url": sqlite_database(folder / "vitascope.db"),
+                "redis_url": redis.url,
+                "object_store_url": (folder / "objects").as_uri(),
+                "neighbour_address": both.address,
+                "models_dir": MODELS_DIR,
+                "delivery_url": "http://delivery.test",
+                "port": free_port(),
+                "grpc_port": free_port(),
+                **changes,
+            }
+            one = Surroundings(folder, redis, both, options)
+            one.key = one.add_tenant("acme")
+            yield one
+    finally:
+        redis.kill()
 
 
 def _wait(running: GatewayProcess) -> None:

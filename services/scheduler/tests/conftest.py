@@ -5,8 +5,8 @@ import pytest
 from redis.asyncio import Redis as AsyncRedis
 
 from vitascope_common import redis_clients
-from vitascope_common.database import Database, migrate
-from vitascope_common.testing import redis_server
+from vitascope_common.database import Database
+from vitascope_common.testing import redis_server, sqlite_database
 from vitascope_scheduler.adapters.redis_queue import RedisQueue
 from vitascope_scheduler.testing import add_tenant
 
@@ -30,18 +30,9 @@ def queue(redis: AsyncRedis) -> RedisQueue:
     return RedisQueue(redis)
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("template") / "vitascope.db"
-    migrate(f"sqlite+aiosqlite:///{path}")
-    return path.read_bytes()
-
-
 @pytest.fixture
-def database_url(tmp_path: Path, empty_database: bytes) -> str:
-    path = tmp_path / "vitascope.db"
-    path.write_bytes(empty_database)
-    return f"sqlite+aiosqlite:///{path}"
+def database_url(tmp_path: Path) -> str:
+    return sqlite_database(tmp_path / "vitascope.db")
 
 
 @pytest.fixture

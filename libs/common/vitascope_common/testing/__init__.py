@@ -11,6 +11,7 @@ from vitascope_common.testing.redis_groups import (
     redis_sentinel,
 )
 from vitascope_common.testing.redis_servers import RedisServer, debian_redis, redis_server, wait_for_redis
+from vitascope_common.testing.sqlite import sqlite_database
 
 __all__ = [
     "MASTER_NAME",
@@ -26,6 +27,7 @@ __all__ = [
     "redis_cluster",
     "redis_sentinel",
     "redis_server",
+    "sqlite_database",
     "wait_for_redis",
     "webhook_receiver",
 ]

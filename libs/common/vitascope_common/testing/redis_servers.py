@@ -4,11 +4,10 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from redis import Redis
 from redis.exceptions import RedisError
 
 from vitascope_common.process import dying_with_parent
@@ -48,6 +47,8 @@ class RedisServer:
         self._command += ["--requirepass", self.password, "--masterauth", self.password, "--appendonly", "yes"]
         self._command += ["--save", "", "--maxmemory-policy", "noeviction", *options]
         self._process: subprocess.Popen[bytes] | None = None
+        self.client: Any = connect(self.url)
+        """Of this very server, whatever belongs to it."""
 
     def start(self) -> None:
         """Start it; return when it answers."""
@@ -61,6 +62,7 @@ class RedisServer:
 
     def kill(self) -> None:
         """Kill -9, if it runs."""
+        self.client.close()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -75,20 +77,19 @@ class RedisServer:
         shutil.rmtree(self._data)
         shutil.copytree(copy, self._data)
 
+    def lose_data(self) -> None:
+        """Delete what is on disk. Not while it runs."""
+        shutil.rmtree(self._data)
+        self._data.mkdir()
+
     def run(self, *command: str) -> object:
         """Run one command, as an operator does."""
-        client: Any = self.client()
-        with closing(client):
-            return client.execute_command(*command)
+        result: object = self.client.execute_command(*command)
+        return result
 
     def info(self, section: str) -> dict[str, object]:
         """Return one section of INFO."""
-        with closing(self.client()) as client:
-            return dict(client.info(section))
-
-    def client(self) -> Redis:
-        """Make a client of this very server."""
-        return connect(self.url)
+        return dict(self.client.info(section))
 
 
 @contextmanager
