@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from vitascope_common.errors import InvalidRequestError
+from vitascope_common.errors import InvalidRequestError, UnavailableError
 from vitascope_gateway.forms import MAX_STRUCTURE, is_overgrown
 from vitascope_gateway.request import FILES
 from vitascope_gateway.threads import BoundedThreads
@@ -20,12 +20,34 @@ MAX_BODY_BYTES = 28 * 1024 * 1024
 """Two pictures of the largest size, as base64."""
 LARGE_BYTES = 64 * 1024
 """The parsers take up to 20 ms for a megabyte: beyond this in a thread, beside everybody else's requests."""
+MAX_BODIES_BYTES = 512 * 1024 * 1024
+"""Of all bodies that are arriving, together: each may take half a minute for it."""
 BODY_TIMEOUT_S = 30.0
 MAX_PARTS = 64
 
 _PARSERS = BoundedThreads("parser", num_threads=2, max_waiting=16)
 _BRACKETS = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.+-]+\+json)")
+
+
+class _Arriving:
+    """Counts the bytes of bodies that have not arrived as a whole."""
+
+    def __init__(self) -> None:
+        self._num_bytes = 0
+
+    def take(self, num_bytes: int) -> None:
+        """Make room for some bytes. Raises: UnavailableError: there is none."""
+        if self._num_bytes + num_bytes > MAX_BODIES_BYTES:
+            raise UnavailableError("Too many large requests are arriving at the moment; repeat yours in a second.")
+        self._num_bytes += num_bytes
+
+    def leave(self, num_bytes: int) -> None:
+        """Give their room back."""
+        self._num_bytes -= num_bytes
+
+
+_ARRIVING = _Arriving()
 
 
 class EdgeError(InvalidRequestError):
@@ -46,7 +68,7 @@ async def read_fields(request: Request) -> dict[str, Any]:
     Raises:
         InvalidRequestError: names the field, or the place in the JSON text.
         EdgeError: 408 too slow, 413 too large, 415 neither JSON nor multipart.
-        UnavailableError: too many large bodies wait to be parsed.
+        UnavailableError: too many large bodies arrive, or wait to be parsed.
     """
     content_type = request.headers.get("content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
@@ -80,6 +102,7 @@ async def _read(request: Request) -> bytes:
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.stream():
+                _ARRIVING.take(len(chunk))
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
                     raise too_large
@@ -87,6 +110,8 @@ async def _read(request: Request) -> bytes:
         raise EdgeError(408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s.") from None
     except ClientDisconnect:
         raise EdgeError(400, "body_incomplete", "The connection closed before the body had arrived.") from None
+    finally:
+        _ARRIVING.leave(len(body))
     return bytes(body)
 
 
