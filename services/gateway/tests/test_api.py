@@ -427,9 +427,10 @@ def test_a_revoked_key_stops_to_open(inside: Any) -> None:
 
 
 def test_a_refused_prompt_never_becomes_a_job(inside: Any) -> None:
-    answer = inside.request("POST", "/v1/videos", json={"prompt": "something forbidden"})
-    assert answer.status_code == 400
-    assert error(answer)["code"] == "moderation_blocked"
+    for fields in ({"prompt": "something forbidden"}, {"negative_prompt": "something forbidden", "prompt": "x"}):
+        answer = inside.request("POST", "/v1/videos", json=fields)
+        assert answer.status_code == 400
+        assert (error(answer)["code"], error(answer)["param"]) == ("moderation_blocked", next(iter(fields)))
     assert inside.sql("SELECT * FROM jobs") == []
 
 
