@@ -96,7 +96,8 @@ async def test_a_batch_over_both_databases(database: Database, tmp_path: Path) -
             fields = {"input_file_id": file.file_id, "endpoint": "/v1/videos", "completion_window": "24h"}
             sent = Mark("k", 0, ids.now_ms())
             made = [await batches.create(caller, fields, "http://here", sent) for _ in range(2)]
-            assert made[0].batch_id == made[1].batch_id
+            assert made[0].batch.batch_id == made[1].batch.batch_id
+            assert [one.is_replayed for one in made] == [False, True]
             claims = [await rows.claim(name, ids.now_ms() + 1, -1) for name in ("old", "new")]
             await asyncio.gather(*(work._round(one) for one in claims if one is not None), return_exceptions=True)
             async with database.transaction() as connection:
@@ -105,7 +106,7 @@ async def test_a_batch_over_both_databases(database: Database, tmp_path: Path) -
                 await connection.execute(done)
                 await connection.execute(sa.update(batches_table).values(next_at_ms=0))
             assert await work.step()
-            ended = await batches.batch("many", made[0].batch_id)
+            ended = await batches.batch("many", made[0].batch.batch_id)
             assert (ended.state, ended.num_completed, ended.num_failed) == ("completed", 5, 1)
             page, has_more = await files.page("many", None, None, 2, is_ascending=False)
             assert ([one.purpose for one in page], has_more) == (["batch_output"] * 2, True)

@@ -2,7 +2,10 @@
 
 import asyncio
 import copy
+import itertools
 import json
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -281,6 +284,20 @@ def test_a_batch_that_is_asked_for_twice_is_one(inside: Any) -> None:
     assert len(inside.sql("SELECT * FROM batches")) == 2
     other = create(inside, file["id"], headers={"Idempotency-Key": "k"}, metadata={"a": "b"})
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reuse")
+
+
+def test_an_upload_that_trickles_keeps_no_place(inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = itertools.count(step=20)
+    monkeypatch.setattr("vitascope_gateway.uploads.time", SimpleNamespace(monotonic=lambda: next(now_s)))
+
+    async def slowly(size: int) -> AsyncIterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + b"\n" * size
+        yield b"\r\n--x--\r\n"
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    for size, status in ((1000, 408), (1_000_000, 200)):
+        assert inside.request("POST", "/v1/files", content=slowly(size), headers=headers).status_code == status
 
 
 def test_a_file_and_a_batch_say_in_a_form_how_long_files_are_kept(inside: Any) -> None:

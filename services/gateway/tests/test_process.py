@@ -89,6 +89,33 @@ def test_raw_bytes_never_cause_a_5xx(outside: Any, data: bytes) -> None:
     assert httpx.get(f"{outside.gateway.base_url}/healthz").status_code == 200
 
 
+PROMPT = b'{"prompt": "x"}'
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+@pytest.mark.parametrize(
+    ("framing", "body", "statuses"),
+    [
+        ("Content-Length: 15", PROMPT, (b"202",)),
+        (CHUNKED, b"f\r\n" + PROMPT + b"\r\n0\r\n\r\n", (b"202",)),
+        (f"Content-Length: 3\r\n{CHUNKED}", b"f\r\n" + PROMPT + b"\r\n0\r\n\r\n", (b"202", b"400")),
+        ("Content-Length: 15\r\nContent-Length: 14", PROMPT, (b"400",)),
+        ("Content-Length: +15", PROMPT, (b"400",)),
+        ("Transfer-Encoding: gzip, chunked", b"f\r\n" + PROMPT + b"\r\n0\r\n\r\n", (b"400", b"501")),
+        (CHUNKED, b"zz\r\n" + PROMPT, (b"400",)),
+        (CHUNKED, b"-f\r\n" + PROMPT, (b"400",)),
+        (CHUNKED, b"e\r\n" + PROMPT + b"\r\n0\r\n\r\n", (b"400",)),
+    ],
+)
+def test_a_body_is_framed_in_one_way_or_refused(
+    outside: Any, framing: str, body: bytes, statuses: tuple[bytes, ...]
+) -> None:
+    head = f"POST /v1/videos HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {outside.key}\r\nConnection: close\r\n"
+    answer = raw(outside, f"{head}Content-Type: application/json\r\n{framing}\r\n\r\n".encode() + body)
+    assert answer.count(b"HTTP/1.1 ") == 1, answer
+    assert answer[9:12] in statuses, answer
+
+
 def test_a_large_body_is_refused_unread_and_the_client_hears_it(outside: Any) -> None:
     answer = httpx.post(
         f"{outside.gateway.base_url}/v1/videos",

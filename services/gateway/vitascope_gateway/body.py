@@ -21,10 +21,13 @@ MAX_BODY_BYTES = 28 * 1024 * 1024
 """Two pictures of the largest size, as base64."""
 LARGE_BYTES = 64 * 1024
 """The parsers take up to 20 ms for a megabyte: beyond this in a thread, beside everybody else's requests."""
+MAX_ARRIVING_BYTES, MAX_ARRIVING_BYTES_OF_TENANT = 512 * 1024 * 1024, 128 * 1024 * 1024
+"""Of all bodies that are arriving, together: each may take half a minute for it."""
 BODY_TIMEOUT_S = 30.0
 MAX_PARTS = 64
 
 _PARSERS = BoundedThreads("parser", 2, Places("large requests are being read", most=18, most_of_tenant=6))
+_ARRIVING = Places("bytes are arriving", MAX_ARRIVING_BYTES, MAX_ARRIVING_BYTES_OF_TENANT)
 _BRACKETS = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.+-]+\+json)")
 
@@ -46,7 +49,7 @@ async def read_fields(request: Request, tenant_id: str) -> dict[str, Any]:
     Raises:
         InvalidRequestError: names the field, or the place in the JSON text.
         EdgeError: 408 too slow, 413 too large, 415 neither JSON nor multipart.
-        QuotaExceededError, UnavailableError: too many large bodies wait to be parsed, of this tenant or of all.
+        QuotaExceededError, UnavailableError: too many large bodies arrive or wait, of this tenant or of all.
     """
     content_type = request.headers.get("content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
@@ -58,7 +61,7 @@ async def read_fields(request: Request, tenant_id: str) -> dict[str, Any]:
             "The content type must be application/json or multipart/form-data.",
             param="content-type",
         )
-    body = await _read(request)
+    body = await _read(request, tenant_id)
     form_type = None if is_json else content_type
     if len(body) > LARGE_BYTES:
         return await _PARSERS.run(tenant_id, lambda: asyncio.run(_parse(body, form_type)))
@@ -70,7 +73,7 @@ async def _parse(body: bytes, form_type: str | None) -> dict[str, Any]:
     return merge_extra_body(parse_json(body, None) if form_type is None else await _parse_multipart(body, form_type))
 
 
-async def _read(request: Request) -> bytes:
+async def _read(request: Request, tenant_id: str) -> bytes:
     """Read the body up to its limit; one that is announced as too large is not read at all."""
     too_large = EdgeError(413, "body_too_large", f"The body is too large; at most {MAX_BODY_BYTES} bytes are allowed.")
     length = request.headers.get("content-length", "")
@@ -80,6 +83,7 @@ async def _read(request: Request) -> bytes:
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.stream():
+                _ARRIVING.take(tenant_id, len(chunk))
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
                     raise too_large
@@ -87,6 +91,8 @@ async def _read(request: Request) -> bytes:
         raise EdgeError(408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s.") from None
     except ClientDisconnect:
         raise EdgeError(400, "body_incomplete", "The connection closed before the body had arrived.") from None
+    finally:
+        _ARRIVING.leave(tenant_id, len(body))
     return bytes(body)
 
 

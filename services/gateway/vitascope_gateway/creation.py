@@ -360,7 +360,8 @@ class Creation:
         verdict = await self._prompts.check(tenant_id, request.card.id, request.prompt, request.negative_prompt)
         if not verdict.is_allowed:
             _log.info("prompt.refused", tenant=tenant_id, category=verdict.category, policy=verdict.policy_version)
-            raise ModerationBlockedError(verdict.message or None, param="prompt", detail={"category": verdict.category})
+            detail = {"category": verdict.category}
+            raise ModerationBlockedError(verdict.message or None, param=verdict.param, detail=detail)
         if not verdict.prompt.strip():
             raise InvalidRequestError("prompt holds nothing that can be read as text.", param="prompt")
         return verdict

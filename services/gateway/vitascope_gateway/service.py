@@ -53,6 +53,7 @@ class Verdict:
     score: float
     policy_version: str
     message: str
+    param: str = "prompt"  # the field that was refused, if one was
 
 
 @dataclass(frozen=True)

@@ -63,11 +63,13 @@ class Neighbours:
     def Check(self, request: Any, context: Any) -> Any:
         self._fail(context)
         self.checked.append(request)
+        refused = [name for name in ("prompt", "negative_prompt") if "forbidden" in getattr(request, name)]
         return prompt_pb2.CheckResponse(
-            allowed="forbidden" not in request.prompt,
+            allowed=not refused,
+            param=refused[0] if refused else "",
             prompt=" ".join(request.prompt.split()),
             negative_prompt=" ".join(request.negative_prompt.split()),
-            category="test" if "forbidden" in request.prompt else "",
+            category="test" if refused else "",
             policy_version="test-1",
             message="The prompt asks for something forbidden.",
         )

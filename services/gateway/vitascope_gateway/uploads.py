@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ MAX_UPLOADS, MAX_UPLOADS_OF_TENANT = 8, 3
 MAX_REST_BYTES = 64 * 1024
 """Of an upload, beside the file."""
 IDLE_TIMEOUT_S, UPLOAD_TIMEOUT_S = 30.0, 900.0
+MIN_BYTES_PER_S = 10_000
+"""On average, after the first half minute: who sends less keeps a place from those who send more."""
 MAX_FILENAME_CHARS = 255
 MAX_TAIL_BYTES = 1024
 """In which the closing boundary lies; parsers allow one of 256 bytes."""
@@ -122,7 +125,7 @@ async def _chunks(request: Request, boundary: bytes) -> AsyncGenerator[bytes]:
     length = request.headers.get("content-length", "")
     if length.isdecimal() and (len(length) > 15 or int(length) > most):
         raise _too_large()
-    num_bytes, tail = 0, b""
+    num_bytes, tail, started_s = 0, b"", time.monotonic()
     stream = aiter(request.stream())
     while True:
         try:
@@ -135,6 +138,8 @@ async def _chunks(request: Request, boundary: bytes) -> AsyncGenerator[bytes]:
         num_bytes += len(chunk)
         if num_bytes > most:
             raise _too_large()
+        if time.monotonic() - started_s > IDLE_TIMEOUT_S + num_bytes / MIN_BYTES_PER_S:
+            raise EdgeError(408, "body_too_slow", f"Less than {MIN_BYTES_PER_S} bytes arrive in a second.")
         tail = (tail + chunk)[-MAX_TAIL_BYTES:]
         yield chunk
     if not tail.rstrip().endswith(b"\r\n--" + boundary + b"--"):

@@ -26,6 +26,7 @@ def verdict(message: prompt_pb2.CheckResponse) -> Verdict:
         score=message.score,
         policy_version=message.policy_version,
         message=message.message,
+        param=message.param or "prompt",
     )
 
 

@@ -151,6 +151,9 @@ async def test_the_negative_prompt_is_named_when_it_decides(running: Running) ->
     answer = await check(running, "a red circle", "naked child")
     assert not answer.allowed
     assert "negative prompt" in answer.message
+    assert answer.param == "negative_prompt"
+    assert (await check(running, "naked child")).param == "prompt"
+    assert (await check(running, "a red circle")).param == ""
 
 
 @pytest.mark.parametrize("prompt", ["", "   ", "\u200b\u2060", "\n\t"])

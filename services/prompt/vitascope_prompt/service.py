@@ -69,11 +69,18 @@ class Checked:
     verdict: Verdict
 
     @property
+    def param(self) -> str:
+        """Name the text that was refused; "" when none was."""
+        if self.verdict.is_allowed:
+            return ""
+        return "negative_prompt" if self.verdict.is_negative_prompt else "prompt"
+
+    @property
     def message(self) -> str:
         """Tell the person who wrote the prompt why it was refused; "" when it was not."""
         if self.verdict.is_allowed:
             return ""
-        which = "negative prompt" if self.verdict.is_negative_prompt else "prompt"
+        which = self.param.replace("_", " ")
         return f"The {which} was refused because it asks for {self.verdict.label}. Change it and send it again."
 
 

@@ -15,6 +15,7 @@ def checked_to_proto(checked: Checked) -> prompt_pb2.CheckResponse:
         score=checked.verdict.score,
         policy_version=checked.verdict.policy_version,
         message=checked.message,
+        param=checked.param,
     )
 
 

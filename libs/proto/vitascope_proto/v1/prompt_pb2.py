@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vitascope_proto.v1 import jobs_pb2 as vitascope__proto_dot_v1_dot_jobs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fvitascope_proto/v1/prompt.proto\x12\x0cvitascope.v1\x1a\x1dvitascope_proto/v1/jobs.proto\"Y\n\x0c\x43heckRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x04 \x01(\t\"\x93\x01\n\rCheckResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x04 \x01(\t\x12\r\n\x05score\x18\x05 \x01(\x01\x12\x16\n\x0epolicy_version\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\"G\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x03 \x01(\t\"N\n\x0e\x45ncodeResponse\x12,\n\x0c\x63onditioning\x18\x01 \x01(\x0b\x32\x16.vitascope.v1.Artifact\x12\x0e\n\x06\x63\x61\x63hed\x18\x02 \x01(\x08\x32\x96\x01\n\rPromptService\x12@\n\x05\x43heck\x12\x1a.vitascope.v1.CheckRequest\x1a\x1b.vitascope.v1.CheckResponse\x12\x43\n\x06\x45ncode\x12\x1b.vitascope.v1.EncodeRequest\x1a\x1c.vitascope.v1.EncodeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fvitascope_proto/v1/prompt.proto\x12\x0cvitascope.v1\x1a\x1dvitascope_proto/v1/jobs.proto\"Y\n\x0c\x43heckRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x04 \x01(\t\"\xa2\x01\n\rCheckResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x04 \x01(\t\x12\r\n\x05score\x18\x05 \x01(\x01\x12\x16\n\x0epolicy_version\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\x12\r\n\x05param\x18\x08 \x01(\t\"G\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x03 \x01(\t\"N\n\x0e\x45ncodeResponse\x12,\n\x0c\x63onditioning\x18\x01 \x01(\x0b\x32\x16.vitascope.v1.Artifact\x12\x0e\n\x06\x63\x61\x63hed\x18\x02 \x01(\x08\x32\x96\x01\n\rPromptService\x12@\n\x05\x43heck\x12\x1a.vitascope.v1.CheckRequest\x1a\x1b.vitascope.v1.CheckResponse\x12\x43\n\x06\x45ncode\x12\x1b.vitascope.v1.EncodeRequest\x1a\x1c.vitascope.v1.EncodeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,11 +35,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKREQUEST']._serialized_start=80
   _globals['_CHECKREQUEST']._serialized_end=169
   _globals['_CHECKRESPONSE']._serialized_start=172
-  _globals['_CHECKRESPONSE']._serialized_end=319
-  _globals['_ENCODEREQUEST']._serialized_start=321
-  _globals['_ENCODEREQUEST']._serialized_end=392
-  _globals['_ENCODERESPONSE']._serialized_start=394
-  _globals['_ENCODERESPONSE']._serialized_end=472
-  _globals['_PROMPTSERVICE']._serialized_start=475
-  _globals['_PROMPTSERVICE']._serialized_end=625
+  _globals['_CHECKRESPONSE']._serialized_end=334
+  _globals['_ENCODEREQUEST']._serialized_start=336
+  _globals['_ENCODEREQUEST']._serialized_end=407
+  _globals['_ENCODERESPONSE']._serialized_start=409
+  _globals['_ENCODERESPONSE']._serialized_end=487
+  _globals['_PROMPTSERVICE']._serialized_start=490
+  _globals['_PROMPTSERVICE']._serialized_end=640
 # @@protoc_insertion_point(module_scope)

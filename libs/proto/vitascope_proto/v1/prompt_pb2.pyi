@@ -19,7 +19,7 @@ class CheckRequest(_message.Message):
     def __init__(self, tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ...) -> None: ...
 
 class CheckResponse(_message.Message):
-    __slots__ = ("allowed", "prompt", "negative_prompt", "category", "score", "policy_version", "message")
+    __slots__ = ("allowed", "prompt", "negative_prompt", "category", "score", "policy_version", "message", "param")
     ALLOWED_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,7 @@ class CheckResponse(_message.Message):
     SCORE_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    PARAM_FIELD_NUMBER: _ClassVar[int]
     allowed: bool
     prompt: str
     negative_prompt: str
@@ -34,7 +35,8 @@ class CheckResponse(_message.Message):
     score: float
     policy_version: str
     message: str
-    def __init__(self, allowed: _Optional[bool] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., category: _Optional[str] = ..., score: _Optional[float] = ..., policy_version: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    param: str
+    def __init__(self, allowed: _Optional[bool] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., category: _Optional[str] = ..., score: _Optional[float] = ..., policy_version: _Optional[str] = ..., message: _Optional[str] = ..., param: _Optional[str] = ...) -> None: ...
 
 class EncodeRequest(_message.Message):
     __slots__ = ("model", "prompt", "negative_prompt")
