@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 import torch
 import yaml
 from safetensors.torch import save as save_tensors
@@ -100,6 +101,9 @@ def _wait_until() -> Callable[..., Any]:
 def _repeatable() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    # As it comes, structlog prints what every frame holds: with tensors that takes seconds.
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
 
 
 @pytest.fixture(scope="session")
