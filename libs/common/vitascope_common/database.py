@@ -15,8 +15,6 @@ import asyncpg
 import sqlalchemy as sa
 import structlog
 from aiosqlite.context import contextmanager as as_cursor
-from alembic import command
-from alembic.config import Config
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -137,6 +135,9 @@ def migrate(url: str) -> None:
 
     Not from inside an event loop.
     """
+    from alembic import command  # here: services never need it, and it is an eighth of their start
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["url"] = url

@@ -83,7 +83,7 @@ def test_who_may_follow_may_see(inside: Any) -> None:
         put(inside, one["id"], "preview-000001.webp", b"it")
     url = inside.request("GET", f"/v1/videos/{video['id']}").json()["preview_url"]
     assert url.startswith(f"http://gateway.test/v1/videos/{video['id']}/preview?token=")
-    answer = inside.request("GET", url, tenant=None)
+    answer = inside.request("GET", url, tenant=None, headers={"origin": "https://page.test"})
     assert (answer.status_code, answer.content) == (200, b"it")
     assert answer.headers["access-control-allow-origin"] == "*"
     assert inside.request("GET", url.replace(video["id"], other["id"]), tenant=None).status_code == 403

@@ -75,7 +75,7 @@ def test_other_sizes_do_not_run(card: ModelCard, size: Any) -> None:
         ("guidance_scale", float("nan")),
         ("guidance_scale", float("inf")),
         ("guidance_scale", "nan"),
-        ("guidance_scale", "1e1"),
+        ("guidance_scale", "1e"),
         ("guidance_scale", -0.1),
         ("guidance_scale", 10**400),
         ("guidance_scale", [1]),
