@@ -175,16 +175,17 @@ async def test_what_was_promised_stands_when_the_policy_changes(room: Room) -> N
     assert not await room.exists(job_id)
 
 
-async def test_what_was_kept_for_a_job_that_never_was_goes_after_a_day(room: Room) -> None:
+async def test_what_was_kept_for_a_job_that_never_was_goes_in_the_end(room: Room) -> None:
     """As a gateway leaves it that died between keeping a reference and admitting the job."""
     admitted, lost = await room.job(), ids.new_job_id()
     key = reference_key(lost, "change.mkv")
     room.store.put_bytes(key, b"x", "video/x-matroska")
     room.store.put_bytes("work/other/file", b"x", "video/mp4")
-    room.now_ms = ids.job_made_at_ms(lost) + retention.LOST_MS
+    room.now_ms = ids.job_made_at_ms(lost) + retention.LOST_MS - 3600 * 1000
     sweeper = room.retention
+    room.now_ms += 3600 * 1000
     await sweeper.round()
-    assert room.store.exists(key)
+    assert room.store.exists(key), "it is not old enough"
     room.now_ms += 1
     await sweeper.round()
     assert room.store.exists(key), "it looks once an hour"
@@ -193,6 +194,16 @@ async def test_what_was_kept_for_a_job_that_never_was_goes_after_a_day(room: Roo
     assert not room.store.exists(key)
     assert room.store.exists("work/other/file")
     assert room.files(admitted) == EVERYTHING
+
+
+async def test_what_a_database_knows_nothing_of_at_all_is_kept(room: Room) -> None:
+    """It may be one that is not restored yet."""
+    key = reference_key(ids.new_job_id(), "change.mkv")
+    room.store.put_bytes(key, b"x", "video/x-matroska")
+    sweeper = room.retention
+    room.now_ms += 2 * retention.LOST_MS
+    await sweeper.round()
+    assert room.store.exists(key)
 
 
 class DiesAtError(Exception):

@@ -12,6 +12,8 @@ from uvicorn.server import ServerState
 from vitascope_common.http_heads import ImpatientHttp
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+UNREAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+"""It is answered before its body has come."""
 
 
 class VeryImpatient(ImpatientHttp):
@@ -47,7 +49,8 @@ async def told(*parts: bytes, end_s: float) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("parts", "num_answers"), [((), 0), ((b"GET / HT",), 0), ((REQUEST, b"GET"), 1), ((REQUEST, REQUEST, b"\r\n"), 2)]
+    ("parts", "num_answers"),
+    [((), 0), ((b"GET / HT",), 0), ((REQUEST, b"GET"), 1), ((REQUEST, REQUEST, b"\r\n"), 2), ((UNREAD, b"x"), 1)],
 )
 def test_a_connection_that_says_no_more_is_closed(parts: Sequence[bytes], num_answers: int) -> None:
     answer = asyncio.run(told(*parts, end_s=10))

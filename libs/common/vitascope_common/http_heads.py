@@ -25,8 +25,8 @@ class ImpatientHttp(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Hear what the client says."""
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._forget_head()
+        if self.conn.their_state is not h11.IDLE and self.conn.our_state is not h11.DONE:
+            self._forget_head()  # what is still read of a request that was answered before its end has not begun one
         elif self._head_timer is None:
             self._await_head()
 

@@ -147,8 +147,8 @@ def make_app(
                 alias="Idempotency-Key",
                 json_schema_extra={"minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
                 description="Any text of up to 255 ASCII characters. The same request with the same key is done "
-                "once, for 24 hours: the answer is what it has made as it is now, with the header "
-                "`idempotent-replayed`.",
+                "once, for 24 hours: the answer is what it has made as it is now; of a video or a batch with the "
+                "header `idempotent-replayed`.",
             ),
         ] = None,
     ) -> Mark | None:

@@ -27,7 +27,7 @@ BODY_TIMEOUT_S = 30.0
 MAX_PARTS = 64
 
 _PARSERS = BoundedThreads("parser", 2, Places("large requests are being read", most=18, most_of_tenant=6))
-_ARRIVING = Places("bytes are arriving", MAX_ARRIVING_BYTES, MAX_ARRIVING_BYTES_OF_TENANT)
+_ARRIVING = Places("bytes of requests are arriving", MAX_ARRIVING_BYTES, MAX_ARRIVING_BYTES_OF_TENANT)
 _BRACKETS = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.+-]+\+json)")
 

@@ -37,7 +37,7 @@ class Hints:
         """Let what is under way end."""
         for _ in range(2):  # one call, and the one for those that came meanwhile
             if self._call is not None:
-                await asyncio.wait([self._call], timeout=SUBMIT_TIMEOUT_S)
+                await asyncio.wait([self._call], timeout=SUBMIT_TIMEOUT_S + 2 * PAUSE_S)
 
     def _begin(self, job_id: str, context: Context) -> None:
         self._call = asyncio.create_task(self._submit(job_id), context=context)

@@ -36,7 +36,9 @@ class Cost(BaseModel):
     currency: Literal["USD"] = "USD"
     estimated: float | None = Field(description="When it was accepted; null for videos of long ago.")
     charged: float | None = Field(description="0 unless it was completed; null as long as it is under way.")
-    refunded: float | None = Field(description="What of `estimated` is not charged; null as long as it is under way.")
+    refunded: float | None = Field(
+        description="What of `estimated` is not charged; null as long as it is under way, and for videos of long ago."
+    )
 
 
 class Video(BaseModel):
@@ -337,9 +339,7 @@ def _cost(record: JobRecord) -> Cost:
 
 def _inference_s(record: JobRecord) -> float | None:
     """Seconds from the first step to the last frame, attempts together; None until there is a clip."""
-    if record.state is not JobState.COMPLETED and record.stage in (None, GENERATE.stages[0].name):
-        return None
-    if meters.DECODE_S not in record.meters:  # of a build that measured nothing
+    if record.stage == GENERATE.stages[0].name or meters.DECODE_S not in record.meters:
         return None
     return _rounded(record.meters.get(meters.DENOISE_S, 0.0) + record.meters[meters.DECODE_S])
 

@@ -109,10 +109,10 @@ class WebhookStore(Protocol):
         old_expires_at_ms: int | None,
         now_ms: int,
         sent: Repeatable | None = None,
-    ) -> Endpoint | None:
+    ) -> Endpoint:
         """Replace a secret; the one before it signs until `old_expires_at_ms`, or (None) not any more.
 
-        A request that has done so already does it no second time.
+        A request that has done so already does it no second time. Raises NotFoundError.
         """
         ...
 
@@ -212,14 +212,14 @@ class Webhooks:
         is_old_kept, now_ms = _is_old_kept(fields), ids.now_ms()
         expires_at_ms = now_ms + webhooks.OLD_SECRET_TTL_MS if is_old_kept else None
         secret = webhooks.new_secret()
-        endpoint = _found(await self._store.rotate(tenant_id, _known(endpoint_id), secret, expires_at_ms, now_ms, sent))
+        endpoint = await self._store.rotate(tenant_id, _known(endpoint_id), secret, expires_at_ms, now_ms, sent)
         _log.info("webhook.secret_rotated", endpoint=endpoint_id, tenant=tenant_id, is_old_kept=is_old_kept)
         return endpoint
 
     async def delete(self, tenant_id: str, endpoint_id: str) -> None:
         """Remove an endpoint; what is on its way to it is given up. Raises NotFoundError."""
         if not await self._store.remove(tenant_id, _known(endpoint_id)):
-            raise _not_found()
+            raise endpoint_not_found()
         _log.info("webhook.endpoint_deleted", endpoint=endpoint_id, tenant=tenant_id)
 
     async def default_secret(self, tenant_id: str) -> SigningSecret:
@@ -351,20 +351,21 @@ def _only(fields: Mapping[str, Any], *names: str) -> None:
             raise InvalidRequestError(f"Unknown field {shown}; known are {', '.join(names)}.", param=shown)
 
 
-def _not_found() -> NotFoundError:
+def endpoint_not_found() -> NotFoundError:
+    """Return the error of a request that names none of the tenant's endpoints."""
     return NotFoundError("There is no webhook endpoint with this id.", param="webhook_endpoint_id")
 
 
 def _known(endpoint_id: str) -> str:
     """Return what has the form of an id, so that a lookup is worth its while. Raises NotFoundError."""
     if not _ENDPOINT_ID.fullmatch(endpoint_id):
-        raise _not_found()
+        raise endpoint_not_found()
     return endpoint_id
 
 
 def _found(endpoint: Endpoint | None) -> Endpoint:
     if endpoint is None:
-        raise _not_found()
+        raise endpoint_not_found()
     return endpoint
 
 

@@ -25,8 +25,8 @@ LEAD_TTL_MS = 90_000
 PAGE = 100
 LOST_S = 3600.0
 """Between two looks for work files of jobs that there are not."""
-LOST_MS = 24 * 3600 * 1000
-"""How old the id of such a job is at least: a request that is being read has one already, and its job no row yet."""
+LOST_MS = 31 * 24 * 3600 * 1000
+"""How old the id of such a job is at least: longer than jobs wait, should the store have those of others."""
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ class Retention:
         self._policy = policy
         self._clock = clock
         self._replica_id = uuid4().hex
-        self._looked_at_ms: int | None = None
+        self._looked_at_ms = clock()
 
     async def run(self) -> None:
         """Look for ever, once a minute."""
@@ -100,20 +100,23 @@ class Retention:
             for job in page:
                 await self._try(job, self._sweep)
             after = page[-1].position
-        if self._looked_at_ms is None or now_ms >= self._looked_at_ms + LOST_S * 1000:
+        if now_ms >= self._looked_at_ms + LOST_S * 1000:
             await self._sweep_lost(now_ms - LOST_MS)
             self._looked_at_ms = now_ms
 
     async def _sweep_lost(self, made_before_ms: int) -> None:
-        """Remove the work files of jobs that there are not."""
+        """Remove the work files of jobs that there are not, unless there is none of those that have some."""
         found = await asyncio.to_thread(self._with_work, made_before_ms)
+        known: set[str] = set()
         for begin in range(0, len(found), PAGE):
-            page = found[begin : begin + PAGE]
-            known = await self._reader.known(page)
-            for job_id in page:
-                if job_id not in known:
-                    num_files = await asyncio.to_thread(self._store.delete_prefix, f"work/{job_id}/")
-                    log.info("work.lost_removed", job=job_id, num_files=num_files)
+            known.update(await self._reader.known(found[begin : begin + PAGE]))
+        if found and not known:  # a new database, one that is not restored yet, or the store of somebody else
+            log.warning("work.unknown_kept", num_jobs=len(found), oldest=found[0])
+            return
+        for job_id in found:
+            if job_id not in known:
+                num_files = await asyncio.to_thread(self._store.delete_prefix, f"work/{job_id}/")
+                log.info("work.lost_removed", job=job_id, num_files=num_files)
 
     def _with_work(self, made_before_ms: int) -> list[str]:
         """Name the jobs of that age that have work files; their ids, and so the keys, begin with their time."""

@@ -15,7 +15,7 @@ from vitascope_gateway.adapters.outcomes import transaction
 from vitascope_gateway.adapters.paging import page_of
 from vitascope_gateway.admission import keep_webhook_secret
 from vitascope_gateway.idempotency import Repeatable, bind
-from vitascope_gateway.webhooks import Delivery, Endpoint, TooManyEndpointsError
+from vitascope_gateway.webhooks import Delivery, Endpoint, TooManyEndpointsError, endpoint_not_found
 
 _ENDPOINT, _TENANT, _DELIVERY = webhook_endpoints.c, webhook_tenants.c, webhook_deliveries.c
 _SIGNING = (_TENANT.secret, _TENANT.old_secret, _TENANT.old_secret_expires_at_ms)
@@ -91,7 +91,7 @@ class SqlWebhooks:
         old_expires_at_ms: int | None,
         now_ms: int,
         sent: Repeatable | None = None,
-    ) -> Endpoint | None:
+    ) -> Endpoint:
         """Replace the secret of an endpoint, unless the request has done so."""
         values = _rotated(_ENDPOINT.secret, secret, old_expires_at_ms) | {"updated_at_ms": now_ms}
         query = sa.select(webhook_endpoints).where(_is_endpoint(tenant_id, endpoint_id))
@@ -99,7 +99,9 @@ class SqlWebhooks:
             is_done = sent is not None and await bind(connection, sent, endpoint_id) is not None
             asked = query if is_done else _update(tenant_id, endpoint_id, values)
             row = (await connection.execute(asked)).mappings().one_or_none()
-        return None if row is None else _endpoint(row)
+            if row is None:
+                raise endpoint_not_found()  # in here: the request has not been done
+        return _endpoint(row)
 
     async def remove(self, tenant_id: str, endpoint_id: str) -> bool:
         """Delete an endpoint. False: there was none."""
