@@ -103,7 +103,7 @@ RACES = [
     pytest.param(
         moment,
         again,
-        marks=() if (moment, again) in (("decoding", 0), ("upload", 1)) else pytest.mark.slow,
+        marks=() if (moment, again) == ("upload", 1) else pytest.mark.slow,
         id=f"{moment}-{again}",
     )
     for moment in MOMENTS

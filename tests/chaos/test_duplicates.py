@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import pytest
 from tests.chaos.clips import STEPS, make_clip
 from tests.chaos.invariants import POOL, assert_done_once, assert_drained, assert_whole_history, follow
 from tests.chaos.workers import Worker, num_steps
@@ -14,6 +15,7 @@ from vitascope_common.redis_clients import connect
 from vitascope_scheduler.adapters.celery_sender import CelerySender
 
 
+@pytest.mark.slow
 def test_one_assignment_in_the_inboxes_of_two_workers(chaos: Stack, twin: str, second: Worker) -> None:
     steps_before = num_steps(second.metrics)
     redis = connect(chaos.state["redis_url"])
@@ -43,6 +45,7 @@ def test_one_assignment_in_the_inboxes_of_two_workers(chaos: Stack, twin: str, s
     assert_drained(chaos)
 
 
+@pytest.mark.slow
 def test_one_celery_message_sent_again_and_again(chaos: Stack, twin: str) -> None:
     video_id = make_clip(chaos)
     pool = chaos.task(video_id, "finish")["pool"]

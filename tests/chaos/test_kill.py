@@ -32,15 +32,11 @@ PHASES: Mapping[str, Callable[[Event], bool]] = {
     "completed": lambda event: event.type == "completed",
 }
 IN_THE_MIDDLE = {
-    "gateway": "after a checkpoint",
-    "prompt": "loading",  # the worker is about to ask for the conditioning
     "scheduler": "after a checkpoint",
     "gpu-worker": "after a checkpoint",
-    "postproc": "postprocessing",
-    "delivery": "completed",
     "redis": "after a checkpoint",
 }
-"""The phase in which each is needed; all the others belong to the heavy suite, as the webhook sender: e2e kills it."""
+"""What a job cannot go on without, where it would hurt; all other kills belong to the heavy suite."""
 
 
 def every_kill() -> list[object]:
@@ -89,6 +85,7 @@ def test_kill_nine(chaos: Stack, twin: str, who: str, phase: str) -> None:
     assert_drained(chaos)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_kill_up_itself_and_start_again(own_stack: Callable[[], Stack], tmp_path: Path) -> None:
     first = own_stack()

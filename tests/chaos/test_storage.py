@@ -116,7 +116,7 @@ def objects_away(chaos: Stack) -> Iterator[Away]:
 
 
 AWAY = [
-    pytest.param("started", 4, id="before the conditioning"),
+    pytest.param("started", 4, id="before the conditioning", marks=pytest.mark.slow),
     pytest.param("checkpoint", 4, id="while denoising", marks=pytest.mark.slow),
     pytest.param("decoding", 4, id="before the upload", marks=pytest.mark.slow),
     pytest.param("postprocessing", 4, id="postprocessing", marks=pytest.mark.slow),

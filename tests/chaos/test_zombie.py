@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+import pytest
 from tests.chaos.clips import make_clip
 from tests.chaos.invariants import (
     POOL,
@@ -27,6 +28,7 @@ from vitascope_proto.v1 import jobs_pb2, scheduler_pb2, scheduler_pb2_grpc
 STEPS = 60
 
 
+@pytest.mark.slow
 def test_a_zombie_is_refused_and_stops(chaos: Stack, second: Worker) -> None:
     undisturbed = make_clip(chaos, STEPS)
     follow(chaos, undisturbed)

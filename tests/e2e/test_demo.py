@@ -104,6 +104,7 @@ def test_one_video_and_nothing_else_is_left(demo: Demo) -> None:
     assert "Trusted" in shown["C2PA"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_middle_stops_everything(demo: Demo) -> None:
     wait_for("denoising", lambda: demo.said("denoising"), PATIENCE_S)
     demo.process.send_signal(signal.SIGINT)

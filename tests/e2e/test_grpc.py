@@ -94,6 +94,7 @@ def test_a_video_from_the_first_call_to_its_bytes(stack: Stack, reflected: Refle
     assert gone.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+@pytest.mark.slow
 def test_the_example_saves_a_video(stack: Stack, tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLE), stack.up["grpc"], PROMPT]
     environ = {**os.environ, "VITASCOPE_API_KEY": stack.api_key}

@@ -25,6 +25,7 @@ def another(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_model_pulled_while_the_stack_runs_makes_a_video(another: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
     models.mkdir()

@@ -19,6 +19,7 @@ def postgres_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             one.close()
 
 
+@pytest.mark.slow
 def test_a_job_survives_a_kill_and_another_is_cancelled(postgres_stack: Stack) -> None:
     stack = postgres_stack
     assert not list(stack.data_dir.glob("*.db")), "it was given PostgreSQL"

@@ -11,7 +11,7 @@ from tests.simulation.process import Process
 from vitascope_common.errors import NotFoundError, UnavailableError, VitascopeError
 from vitascope_common.jobs import GENERATE, TERMINAL_JOB, GenerateParams, JsonParams, Kind, Stage
 from vitascope_common.registry import ModelCard
-from vitascope_common.registry_cards import Cost, Defaults
+from vitascope_common.registry_cards import Cost, Defaults, Price
 from vitascope_gateway.admission import NewJob, admit
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ def _card(pool: str) -> ModelCard:
         group_size=1,
         cost=Cost(fixed_s=0, per_step_frame_s=0.01),
         defaults=Defaults.model_construct(size="64x64"),
+        price=Price(usd_micros_per_second=0),
+        capabilities=(),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.simulation.planted import PLANTED
 
 ROOT = Path(__file__).parents[2]
-NUM_SEEDS = 40
+NUM_SEEDS = 20
 NUM_SEEDS_TO_FIND = 40
 
 
