@@ -43,7 +43,7 @@ def _make_app(gateway: Any, creation: Any, store: Any, *rest: Any, **more: Any) 
 
     @app.get("/bench/read/{job_id}")
     async def read(job_id: str) -> JSONResponse:
-        record = await store.job("bench", job_id)
+        record = await store.job("acme", job_id)
         return JSONResponse({"id": record.job_id})
 
     return app
