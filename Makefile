@@ -88,7 +88,7 @@ chaos: $(STAMP)  ## kill, wipe, freeze and corrupt the running stack in every ph
 	@$(PYTHON) -m pytest tests/chaos -m "slow or not slow" $(if $(CHAOS_SEED),--chaos-seed $(CHAOS_SEED))
 
 slow: $(STAMP)  ## what CI has no time for: crowds of followers, the examples, long searches
-	$(PYTHON) -m pytest -n 2 -m slow $(UNIT) tests/integration tests/e2e
+	$(PYTHON) -m pytest -n 2 -m slow $(UNIT) tests/integration tests/e2e tests/simulation
 
 eval-model: $(STAMP)  ## score the built-in model on unseen prompts into docs/model.md; MODEL=… another, into out/evaluation; ARGS="--help" lists options
 	@$(PYTHON) -m vitascope_trainer.evaluation $(or $(MODEL),models/vita-mini-6 --out docs) $(ARGS)

@@ -151,6 +151,7 @@ def test_a_running_job_can_be_cancelled_and_the_worker_goes_on(stack: Stack) -> 
     assert stack.client.videos.wait(after.id).status == "completed"
 
 
+@pytest.mark.slow
 def test_one_trace_runs_through_all_six_services(stack: Stack, collector: Collector) -> None:
     video = stack.client.videos.create(prompt=PROMPT, num_inference_steps=200)
     for event in stack.client.videos.stream(video.id):

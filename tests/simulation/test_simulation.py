@@ -33,6 +33,7 @@ def test_a_seed_is_the_same_run_every_time() -> None:
     assert simulate("--seed", 5).stdout != first.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_seed_is_the_same_run_after_others_and_alone() -> None:
     after_others = simulate("--seeds", NUM_SEEDS_TO_FIND, "--planted", "sent-is-done")

@@ -213,6 +213,7 @@ def start_without_torchrun(rig, **env):
     return lead, other
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # torch is imported five times
 def test_two_ranks_make_the_clip_of_one_and_outlive_the_loss_of_rank_1(rig, wait_until):
     alone, undisturbed, task = (rig.task(num_inference_steps=STEPS) for _ in range(3))
