@@ -1,6 +1,7 @@
 """Admission: the one place where a job comes into being."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -155,21 +156,37 @@ async def admit(
         UnavailableError: nothing was promised; repeating the request is safe.
         UnknownOutcomeError: the job may have been promised.
     """
+    async with once(database, sent, job.job_id) as (connection, made):
+        if made is None:
+            if ratios is None:
+                ratios = await cost_ratios_of(connection, job.card.id)
+            await _write(connection, job, ratios)
+    if made is not None:
+        raise AlreadyMadeError(made)
+
+
+@asynccontextmanager
+async def once(
+    database: Database, sent: Repeatable | None, new_id: str, hint: str | None = None
+) -> AsyncIterator[tuple[AsyncConnection, str | None]]:
+    """Yield a transaction for what a request makes once, and what it has made already; None: it is to be made now.
+
+    `new_id` is what it makes; `hint` says what to look at before that is asked for again.
+
+    Raises:
+        EdgeError: 422, the key belongs to another request.
+        UnavailableError: nothing new was written; UnknownOutcomeError: it may have been.
+    """
     is_committing = False
     try:
         async with database.transaction() as connection:
-            made = None if sent is None else await bind(connection, sent, job.job_id)
-            if made is None:
-                if ratios is None:
-                    ratios = await cost_ratios_of(connection, job.card.id)
-                await _write(connection, job, ratios)
-                is_committing = True
+            made = None if sent is None else await bind(connection, sent, new_id)
+            yield connection, made
+            is_committing = made is None
     except UnavailableError as error:
         if is_committing:
-            raise UnknownOutcomeError(sent) from error
+            raise UnknownOutcomeError(sent, hint) from error
         raise
-    if made is not None:
-        raise AlreadyMadeError(made)
 
 
 async def _write(connection: AsyncConnection, job: NewJob, ratios: Mapping[str, float]) -> None:

@@ -11,11 +11,11 @@ from vitascope_common.errors import QuotaExceededError
 from vitascope_common.jobs import JobState
 from vitascope_common.tables import batch_lines, batches, jobs, tenants
 from vitascope_gateway.adapters.files import show
-from vitascope_gateway.adapters.outcomes import transaction
 from vitascope_gateway.adapters.paging import page_of
+from vitascope_gateway.admission import once
 from vitascope_gateway.batch_lines import EXPIRED
 from vitascope_gateway.batches import CAN_BE_CANCELLED, Batch, BatchState, Counts, End, Line, LineState
-from vitascope_gateway.idempotency import Repeatable, bind, find
+from vitascope_gateway.idempotency import Repeatable, find
 
 INSERT_ROWS = 500
 
@@ -48,8 +48,7 @@ class SqlBatches:
             "next_at_ms": batch.created_at_ms,
         }
         hint = "The database stopped to answer; the batch may have been accepted: look at GET /v1/batches."
-        async with transaction(self._database, sent, hint) as connection:
-            made = None if sent is None else await bind(connection, sent, batch.batch_id)
+        async with once(self._database, sent, batch.batch_id, hint) as (connection, made):
             if made is None:
                 if not await _count(connection, batch.tenant_id, 1, tenants.c.num_batches < max_batches):
                     message = f"You have {max_batches} batches under way; begin another one when one of them is over."

@@ -11,14 +11,14 @@ from vitascope_common.database import Database
 from vitascope_common.errors import ConflictError
 from vitascope_common.tables import webhook_deliveries, webhook_endpoints, webhook_tenants
 from vitascope_common.webhooks import SigningSecret
-from vitascope_gateway.adapters.outcomes import transaction
 from vitascope_gateway.adapters.paging import page_of
-from vitascope_gateway.admission import keep_webhook_secret
-from vitascope_gateway.idempotency import Repeatable, bind
+from vitascope_gateway.admission import keep_webhook_secret, once
+from vitascope_gateway.idempotency import Repeatable
 from vitascope_gateway.webhooks import Delivery, Endpoint, TooManyEndpointsError, endpoint_not_found
 
 _ENDPOINT, _TENANT, _DELIVERY = webhook_endpoints.c, webhook_tenants.c, webhook_deliveries.c
 _SIGNING = (_TENANT.secret, _TENANT.old_secret, _TENANT.old_secret_expires_at_ms)
+_REPLACED = "the secret may have been replaced"
 _OF_DELIVERY = [_DELIVERY[field.name] for field in fields(Delivery)]
 
 
@@ -46,8 +46,8 @@ class SqlWebhooks:
             "created_at_ms": endpoint.created_at_ms,
             "updated_at_ms": endpoint.updated_at_ms,
         }
-        async with transaction(self._database, sent, _hint("the endpoint may have been made")) as connection:
-            made = None if sent is None else await bind(connection, sent, endpoint.endpoint_id)
+        hint = _hint("the endpoint may have been made")
+        async with once(self._database, sent, endpoint.endpoint_id, hint) as (connection, made):
             if made is None:
                 await keep_webhook_secret(connection, endpoint.tenant_id, endpoint.created_at_ms)
                 if (await connection.execute(count)).one_or_none() is None:
@@ -95,9 +95,8 @@ class SqlWebhooks:
         """Replace the secret of an endpoint, unless the request has done so."""
         values = _rotated(_ENDPOINT.secret, secret, old_expires_at_ms) | {"updated_at_ms": now_ms}
         query = sa.select(webhook_endpoints).where(_is_endpoint(tenant_id, endpoint_id))
-        async with transaction(self._database, sent, _hint("the secret may have been replaced")) as connection:
-            is_done = sent is not None and await bind(connection, sent, endpoint_id) is not None
-            asked = query if is_done else _update(tenant_id, endpoint_id, values)
+        async with once(self._database, sent, endpoint_id, _hint(_REPLACED)) as (connection, done):
+            asked = _update(tenant_id, endpoint_id, values) if done is None else query
             row = (await connection.execute(asked)).mappings().one_or_none()
             if row is None:
                 raise endpoint_not_found()  # in here: the request has not been done
@@ -146,10 +145,9 @@ class SqlWebhooks:
             .returning(*_SIGNING)
         )
         query = sa.select(*_SIGNING).where(_TENANT.tenant_id == tenant_id)
-        async with transaction(self._database, sent, _hint("the secret may have been replaced")) as connection:
-            is_done = sent is not None and await bind(connection, sent, tenant_id) is not None
+        async with once(self._database, sent, tenant_id, _hint(_REPLACED)) as (connection, done):
             await keep_webhook_secret(connection, tenant_id, now_ms)
-            row = (await connection.execute(query if is_done else update)).one()
+            row = (await connection.execute(update if done is None else query)).one()
         return SigningSecret(*row)
 
     async def deliveries(
