@@ -22,7 +22,7 @@ from vitascope_gateway.creation import Created, Creation
 from vitascope_gateway.edge import CrashMiddleware, EdgeMiddleware, error_response, install_error_handlers
 from vitascope_gateway.files import Files
 from vitascope_gateway.follow import Access, Following, FollowTokens
-from vitascope_gateway.idempotency import Mark, mark_of, replayed
+from vitascope_gateway.idempotency import REPLAYED_ANSWER, Mark, mark_of, replayed
 from vitascope_gateway.objects import (
     ErrorEnvelope,
     Model,
@@ -45,7 +45,7 @@ _REPLAYED: dict[int | str, dict[str, Any]] = {
     200: {
         "model": Video,
         "description": "This request has made this video before; there is no second one.",
-        "headers": {"idempotent-replayed": {"schema": {"type": "string", "enum": ["true"]}}},
+        **REPLAYED_ANSWER,
     }
 }
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?", re.ASCII)

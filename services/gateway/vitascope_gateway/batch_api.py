@@ -18,14 +18,11 @@ from vitascope_gateway.batch_objects import BatchList, BatchObject, FileDeleted,
 from vitascope_gateway.batches import ENDPOINT, WINDOW, Batches
 from vitascope_gateway.body import EdgeError, read_fields
 from vitascope_gateway.files import MAX_FILE_BYTES, MAX_PAGE, MEDIA_TYPE, TTL_S, File, Files
-from vitascope_gateway.idempotency import Mark, replayed
+from vitascope_gateway.idempotency import REPLAYED_ANSWER, Mark, replayed
 from vitascope_gateway.service import Caller
 from vitascope_gateway.stream import SEND_TIMEOUT_S
 from vitascope_gateway.uploads import Uploads
 
-REPLAYED: dict[int | str, dict[str, Any]] = {
-    200: {"headers": {"idempotent-replayed": {"schema": {"type": "string", "enum": ["true"]}}}}
-}
 _TTL: dict[str, Any] = {
     "type": "object",
     "required": ["anchor", "seconds"],
@@ -135,7 +132,7 @@ def make_batch_router(
     @router.post(
         "/batches",
         response_model=BatchObject,
-        responses=REPLAYED | errors(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
+        responses=errors(400, 401, 403, 404, 408, 413, 415, 422, 429, 503) | {200: REPLAYED_ANSWER},
         openapi_extra=_body("application/json", _BATCH),
         tags=["batches"],
     )

@@ -7,8 +7,9 @@ from starlette.responses import Response
 
 from vitascope_common.errors import InvalidRequestError
 from vitascope_gateway.edge import error_response
+from vitascope_gateway.idempotency import REPLAYED_HEADER
 
-EXPOSED = ("x-request-id", "retry-after", "x-should-retry", "openai-poll-after-ms", "idempotent-replayed", "location")
+EXPOSED = ("x-request-id", "retry-after", "x-should-retry", "openai-poll-after-ms", REPLAYED_HEADER, "location")
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 MAX_AGE_S = 24 * 3600
 

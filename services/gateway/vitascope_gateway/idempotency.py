@@ -31,6 +31,8 @@ from vitascope_gateway.request import IGNORED_FIELDS
 
 KEY_HEADER, COUNT_HEADER = "idempotency-key", "x-stainless-retry-count"
 REPLAYED_HEADER = "idempotent-replayed"
+REPLAYED_ANSWER = {"headers": {REPLAYED_HEADER: {"schema": {"type": "string", "enum": ["true"]}}}}
+"""How the reference describes an answer that may have it."""
 KEY_TTL_MS = 24 * 3600 * 1000
 RETRY_TTL_MS = 15 * 60 * 1000
 """How long a call of a stock client waits for its next try."""

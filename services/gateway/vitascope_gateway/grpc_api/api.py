@@ -13,14 +13,14 @@ from vitascope_gateway.creation import Created, Creation
 from vitascope_gateway.follow import Access, Following
 from vitascope_gateway.grpc_api import wire
 from vitascope_gateway.grpc_api.edge import Answer, headers_of, stream, unary
-from vitascope_gateway.idempotency import COUNT_HEADER, Mark, mark_of
+from vitascope_gateway.idempotency import COUNT_HEADER, REPLAYED_HEADER, Mark, mark_of
 from vitascope_gateway.service import Caller, Gateway, Store
 from vitascope_gateway.stream import SEND_TIMEOUT_S, End
 from vitascope_gateway.told import Told
 from vitascope_proto.v1 import videos_pb2 as pb
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["VideoService"].full_name
-REPLAYED = ("idempotent-replayed", "true")
+REPLAYED = (REPLAYED_HEADER, "true")
 ATTEMPTS = "grpc-previous-rpc-attempts"
 """What a gRPC client sends when it repeats a call by itself, under its channel's retry policy."""
 _ENDS = {
