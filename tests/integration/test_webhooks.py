@@ -256,18 +256,18 @@ async def test_a_secret_is_rotated_in_one_step(database: Database) -> None:
     store = SqlWebhooks(database)
     first = endpoint()
     await store.add(first, 20)
-    kept = await store.rotate(TENANT, first.endpoint_id, "whsec_b", 5000, 2000)
+    kept, _ = await store.rotate(TENANT, first.endpoint_id, "whsec_b", 5000, 2000)
     assert kept is not None
     assert kept.signing == SigningSecret("whsec_b", first.signing.secret, 5000)
     assert kept.signing.live(4999) == ["whsec_b", first.signing.secret]
     assert kept.signing.live(5000) == ["whsec_b"]
-    dropped = await store.rotate(TENANT, first.endpoint_id, "whsec_c", None, 3000)
+    dropped, _ = await store.rotate(TENANT, first.endpoint_id, "whsec_c", None, 3000)
     assert dropped is not None
     assert (dropped.signing, dropped.updated_at_ms) == (SigningSecret("whsec_c"), 3000)
 
     secrets = await asyncio.gather(*(store.default_secret("other", 1) for _ in range(5)))
     assert len(set(secrets)) == 1, "it is made once"
-    rotated = await store.rotate_default("other", "whsec_d", 9000, 2)
+    rotated, _ = await store.rotate_default("other", "whsec_d", 9000, 2)
     assert rotated == SigningSecret("whsec_d", secrets[0].secret, 9000) == await store.default_secret("other", 3)
 
 

@@ -574,6 +574,18 @@ async def test_the_certificate_is_asked_for_the_name_and_not_for_the_address(aut
         server.close()
 
 
+async def test_a_server_that_wants_a_certificate_of_ours_has_failed(authority: Authority):
+    strict = authority.server(x509.DNSName("good.test"))
+    strict.verify_mode = ssl.CERT_REQUIRED  # which TLS 1.3 says after the handshake
+    server = Server(strict)
+    try:
+        guard = UrlGuard(INSIDE, Names(good_test=[["127.0.0.1"]]), authority.trusted)
+        with pytest.raises(UrlFailedError, match="broke off"):
+            await get(guard, f"https://good.test:{server.port}/")
+    finally:
+        server.close()
+
+
 async def test_a_certificate_may_name_an_address(authority: Authority):
     server = Server(authority.server(x509.IPAddress(ipaddress.ip_address("127.0.0.1"))))
     try:

@@ -238,7 +238,9 @@ class ReferenceExpiredError(ConflictError):
 
 
 class QuotaExceededError(VitascopeError):
-    """A rate, quota or budget is used up."""
+    """A rate, quota or budget is used up; `is_passing`: for a moment, so that clients may try again by themselves."""
+
+    is_passing = True
 
     code = "quota_exceeded"
     kind = ErrorKind.EXHAUSTED

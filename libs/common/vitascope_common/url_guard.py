@@ -212,7 +212,7 @@ class UrlGuard:
                         raise UrlFailedError("The server of the URL has no valid certificate for its name.") from error
                     if not addresses:
                         raise UrlFailedError("The server of the URL cannot be reached.") from error
-                except httpx.TransportError as error:
+                except (httpx.TransportError, ssl.SSLError) as error:  # httpcore lets the latter through
                     raise UrlFailedError("The server of the URL broke off, or does not speak HTTP/1.1.") from error
 
     async def _addresses(self, url: httpx.URL) -> list[Address]:

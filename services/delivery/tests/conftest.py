@@ -41,7 +41,7 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.store = FolderStore(folder / "objects")
-        self._database_url = sqlite_database(folder / "vitascope.db")
+        self.database_url = sqlite_database(folder / "vitascope.db")
         self.engine = sa.create_engine(f"sqlite:///{folder}/vitascope.db", poolclass=sa.NullPool)
         self.log = folder / "delivery.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -51,7 +51,7 @@ class Stack:
     def env(self, **more: str) -> dict[str, str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("VITASCOPE_")}
         return env | {
-            "VITASCOPE_DATABASE_URL": self._database_url,
+            "VITASCOPE_DATABASE_URL": self.database_url,
             "VITASCOPE_OBJECT_STORE_URL": f"file://{self.folder}/objects",
             "VITASCOPE_SIGNING_KEY": SIGNING_KEY,
             "VITASCOPE_DELIVERY_PORT": "0",

@@ -1,5 +1,6 @@
 """What a player, a browser and an attacker get from a running delivery process."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -16,6 +17,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from vitascope_common import ids, tokens
+from vitascope_common.database import Database
+from vitascope_delivery import api
+from vitascope_delivery.adapters.publications import SqlPublications
+from vitascope_delivery.service import Delivery
 
 SIGNING_KEY = "test-signing-key-" + "x" * 32
 
@@ -302,6 +307,29 @@ def test_an_object_that_is_too_short_ends_the_connection(client, stack, sign):
     with pytest.raises(httpx.RemoteProtocolError):
         client.get(sign(job.job_id))
     assert client.get("/healthz").status_code == 200
+
+
+async def test_a_client_that_takes_nothing_is_left_and_the_file_closed(stack, job, sign, monkeypatch):
+    monkeypatch.setattr(api, "STALL_TIMEOUT_S", 0.05)
+    opened, open_range = [], stack.store.open_range
+    monkeypatch.setattr(stack.store, "open_range", lambda *args: opened.append(open_range(*args)) or opened[-1])
+    database, sent = Database(stack.database_url), []
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message["type"])
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()  # its connection takes no more
+
+    path, _, query = sign(job.job_id).partition("?")
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": query.encode(), "headers": []}
+    app = api.make_app(Delivery(SqlPublications(database), stack.store), SecretStr(SIGNING_KEY))
+    await asyncio.wait_for(app(scope, receive, send), 10)
+    assert sent == ["http.response.start", "http.response.body"]
+    assert next(opened[0], None) is None  # closed
+    await database.close()
 
 
 def test_health_and_metrics(client, stack, job, sign):

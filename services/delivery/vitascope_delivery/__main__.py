@@ -12,7 +12,7 @@ from vitascope_common.database import Database
 from vitascope_common.http_heads import ImpatientHttp
 from vitascope_common.objectstore import open_store
 from vitascope_delivery.adapters.publications import SqlPublications
-from vitascope_delivery.api import make_app
+from vitascope_delivery.api import STALL_TIMEOUT_S, make_app
 from vitascope_delivery.service import Delivery
 from vitascope_delivery.settings import DeliverySettings
 
@@ -27,7 +27,7 @@ async def serve(settings: DeliverySettings, observed: telemetry.Telemetry) -> No
     # uvicorn raises the signal again after its shutdown; what is left to do must still be done.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: None)
-    listener = serving.listen(settings.host, settings.port)
+    listener = serving.listen(settings.host, settings.port, STALL_TIMEOUT_S)
     store = open_store(settings.object_store_url, settings.s3_access_key, settings.s3_secret_key)
     database = Database(settings.database_url, pool_size=POOL_SIZE)
     app = make_app(Delivery(SqlPublications(database), store), settings.signing_key)

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vitascope_common import telemetry, tokens
+from vitascope_common import serving, telemetry, tokens
 from vitascope_common.errors import (
     CorruptObjectError,
     ErrorKind,
@@ -38,6 +38,9 @@ from vitascope_delivery.conditions import (
 from vitascope_delivery.service import Delivery, MediaFile, Publication
 
 log = structlog.stdlib.get_logger("vitascope.delivery")
+
+STALL_TIMEOUT_S = 300.0
+"""How long a client may take nothing: a player that is paused goes on with a `Range` of its own."""
 
 READY_TIMEOUT_S = 3.0
 RETRY_AFTER_S = 2
@@ -169,7 +172,9 @@ class _ObjectResponse(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, serving.in_time(send, STALL_TIMEOUT_S))
+        except TimeoutError:
+            log.info("stream.stalled", path=scope["path"])
         except VitascopeError as error:
             # The status is out already: all that is left is to end too early, which the client sees by the length.
             metrics.BROKEN.inc()

@@ -203,10 +203,10 @@ def inside(database_url: str, models_dir: Path, tmp_path: Path) -> Iterator[Insi
             )
             hub = FeedHub(None)  # type: ignore[arg-type]  # nobody follows
             tokens = FollowTokens(SecretStr(SIGNING_KEY))
-            places = PositionPoller(scheduler)
+            positions = PositionPoller(scheduler)
             files, batches = Files(SqlFiles(database), objects, max_bytes=2_000_000), SqlBatches(database)
             work = BatchWork(batches, files=files, objects=objects, store=store, gateway=gateway, creation=creation)
-            following = Following(gateway, store, hub, NoEvents(), places)
+            following = Following(gateway, store, hub, NoEvents(), positions)
             app = make_app(
                 gateway,
                 creation,

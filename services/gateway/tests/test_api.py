@@ -264,7 +264,7 @@ def test_a_body_that_is_too_large_is_a_413_whether_announced_or_not(inside: Any)
 
 
 def test_all_bodies_that_arrive_have_a_limit_together(inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "_ARRIVING", Places("bytes are arriving", 3000, 10_000))
+    monkeypatch.setattr(bodies, "ARRIVING", Places("bytes are arriving", 3000, 10_000))
 
     async def post(*sizes: int) -> list[int]:
         are_full = asyncio.Event()
@@ -720,7 +720,7 @@ def test_the_document_names_every_route_and_its_errors(inside: Any) -> None:
     assert set(fields) == {*FIELDS, *others, "strength", "video"} - PICTURES.keys()
     assert set(edit["responses"]) == set(create_["responses"]) | {"409"} == set(extension["responses"])
     retry = document["paths"]["/v1/videos/{video_id}/retry"]["post"]
-    assert set(retry["responses"]) == {"200", "202", "400", "401", "403", "404", "409", "422", "503"}
+    assert set(retry["responses"]) == {"200", "202", "400", "401", "403", "404", "409", "422", "429", "503"}
     assert create_["responses"]["400"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorEnvelope")
     assert "404" in document["paths"]["/v1/videos/{video_id}"]["get"]["responses"]
     assert "ValidationError" not in json.dumps(document)

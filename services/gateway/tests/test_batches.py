@@ -9,10 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from prometheus_client import REGISTRY
 
 from vitascope_common import ids
+from vitascope_common.errors import UnavailableError
 from vitascope_gateway import batch_api, batch_lines, batch_work, batches, uploads
 from vitascope_gateway.batch_lines import Text, split
 from vitascope_gateway.batches import LineState
@@ -185,6 +187,22 @@ def test_an_upload_that_cannot_be_used_names_the_field(inside: Any, form: Any, f
     assert list(inside.objects.list()) == []
 
 
+@pytest.mark.parametrize("charset", ["hex", "utf-16", "no-such", "undefined"])
+def test_the_charset_of_an_upload_is_utf_8_whatever_it_claims(inside: Any, charset: str) -> None:
+    form = {"purpose": "batch"}, {"file": ("größe.jsonl", jsonl(line("1")))}
+    request = httpx.Request("POST", "http://test/", data=form[0], files=form[1])
+    headers = {"content-type": request.headers["content-type"] + f"; charset={charset}"}
+    answer = inside.request("POST", "/v1/files", content=request.read(), headers=headers)
+    assert (answer.status_code, answer.json().get("filename")) == (200, "größe.jsonl"), answer.text
+
+
+@pytest.mark.parametrize("boundary", ["", "; boundary=", "; boundary=" + "x" * 300])
+def test_an_upload_without_a_boundary_is_a_400(inside: Any, boundary: str) -> None:
+    headers = {"content-type": f"multipart/form-data{boundary}"}
+    answer = inside.request("POST", "/v1/files", content=b"--XX--", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "content-type")
+
+
 def test_an_upload_that_is_cut_off_is_not_kept(inside: Any) -> None:
     head = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n'
     body = head % (b"purpose", b"") + b"batch\r\n" + head % (b"file", b'; filename="x"') + b"{}\r\n--b--\r\n"
@@ -235,6 +253,19 @@ def test_the_files_of_a_tenant_have_only_so_many_bytes(inside: Any) -> None:
     assert upload(inside, b"x" * 1_000_000).status_code == 413  # its bytes are there still
     inside.runner.run(inside.work.sweep())
     assert upload(inside, b"x" * 1_000_000).status_code == 200
+
+
+def test_a_file_that_could_not_be_stored_does_not_count_for_long(inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any) -> None:
+        raise UnavailableError("The object store is away.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inside.objects, "put_file", away)
+        assert [upload(inside, b"x" * 900_000).status_code for _ in range(2)] == [503, 503]
+    assert upload(inside, b"x" * 900_000).status_code == 413
+    inside.runner.run(inside.work.sweep())
+    assert upload(inside, b"x" * 900_000).status_code == 200
+    assert len(inside.sql("SELECT * FROM files")) == 1
 
 
 def test_a_process_that_dies_while_a_file_is_stored_leaves_nothing_for_ever(inside: Any) -> None:
@@ -345,6 +376,8 @@ def test_only_so_many_batches_of_a_tenant_are_under_way(inside: Any, monkeypatch
     file = upload(inside, jsonl(line("a"))).json()
     answer = create(inside, file["id"])
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "quota_exceeded")
+    # There is room when a batch ends: clients that try again by themselves would do so in vain.
+    assert (answer.headers["x-should-retry"], answer.headers.get("retry-after")) == ("false", None)
     others = upload(inside, jsonl(line("a")), tenant="other").json()
     assert create(inside, others["id"], tenant="other").status_code == 200
     inside.request("POST", f"/v1/batches/{cancelled}/cancel")
@@ -445,12 +478,23 @@ def test_a_file_that_cannot_be_used_fails_its_batch_with_the_line(
 
 
 def test_a_file_with_too_many_lines_fails_its_batch(inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_work, "MAX_LINES", 2)
+    monkeypatch.setattr(batch_lines, "MAX_LINES", 2)
     batch_id = start(inside, *(line(str(number)) for number in range(3)))
     step(inside)
     (error,) = shown(inside, batch_id)["errors"]["data"]
     assert (error["code"], error["line"]) == ("too_many_lines", 3)
     assert "more than 2 requests" in error["message"]
+
+
+@pytest.mark.parametrize(("num_blank", "codes"), [(999, []), (1000, ["too_many_lines"])])
+def test_a_file_of_blank_lines_is_left_before_its_end(
+    inside: Any, monkeypatch: pytest.MonkeyPatch, num_blank: int, codes: list[str]
+) -> None:
+    monkeypatch.setattr(batch_lines, "MAX_LINES_IN_ALL", 1000)
+    batch_id = start(inside, b"\n" * (num_blank - 1), line("1"))
+    step(inside)
+    errors = shown(inside, batch_id)["errors"] or {"data": []}
+    assert [one["code"] for one in errors["data"]] == codes
 
 
 def test_lines_are_split_wherever_chunks_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from vitascope_gateway.grpc_api import edge as edge_module
 from vitascope_gateway.grpc_api.server import make_server
 from vitascope_gateway.grpc_api.wire import has_many_fields
 from vitascope_gateway.objects import Video
+from vitascope_gateway.places import Places
 from vitascope_proto.v1 import videos_pb2 as pb
 from vitascope_proto.v1.videos_pb2_grpc import VideoServiceStub
 
@@ -395,6 +396,37 @@ def test_a_message_that_does_not_come_is_not_waited_for(
 
     answer = inside.runner.run(never_sends())
     assert (answer.status, answer.code) == (grpc.StatusCode.INVALID_ARGUMENT, "body_too_slow")
+    made(calls("CreateVideo", create()))
+
+
+def test_messages_that_trickle_have_a_limit_together(
+    inside: Any, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_module, "PROMPT_S", 0.05)
+    monkeypatch.setattr(edge_module, "ARRIVING", Places("bytes are arriving", 3 * MAX_BODY_BYTES, 2 * MAX_BODY_BYTES))
+    gone, may_send = [], asyncio.Event()
+
+    async def message() -> AsyncIterator[pb.CreateVideoRequest]:
+        await may_send.wait()
+        yield create()
+
+    async def trickle() -> list[Answer]:
+        method = calls.channel.stream_unary(
+            f"{SERVICE}CreateVideo", pb.CreateVideoRequest.SerializeToString, pb.Video.FromString
+        )
+        asked = []
+        for tenant in ("acme", "acme", "acme", "other", "other"):
+            asked.append(
+                asyncio.create_task(calls.call(lambda _, **given: method(message(), **given), None, tenant, {}))
+            )
+            await asyncio.sleep(0.2)
+        gone.extend(one.done() for one in asked)
+        may_send.set()
+        return await asyncio.gather(*asked)
+
+    answers = inside.runner.run(trickle())
+    assert gone == [False, False, True, False, True]
+    assert [answer.code for answer in answers] == ["", "", "quota_exceeded", "", "unavailable"]
     made(calls("CreateVideo", create()))
 
 

@@ -236,8 +236,8 @@ async def watched(inside: Any, job_id: str) -> AsyncIterator[Watched]:
     feed = Feed(job_id)
     hub = FeedHub(feed)
     reading = asyncio.create_task(hub.run())
-    places = PositionPoller(None)  # type: ignore[arg-type]  # nobody asks
-    following = Following(inside.gateway, inside.store, hub, feed, places)
+    positions = PositionPoller(None)  # type: ignore[arg-type]  # nobody asks
+    following = Following(inside.gateway, inside.store, hub, feed, positions)
     api = VideoApi(inside.gateway, inside.creation, inside.store, following)
     server = make_server("127.0.0.1", 0, api, inside.gateway, has_reflection=False)
     await server.start()

@@ -5,6 +5,7 @@ import io
 import json
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import sqlalchemy as sa
@@ -239,6 +240,22 @@ def test_a_stock_client_that_tries_again_gets_the_video_of_its_first_try(inside:
     assert [replayed(post(inside, count=count)) for count in (1, 2)] == [first, first]
     assert made(post(inside, count=0)) != first  # asked for on purpose
     assert num_jobs(inside) == 2
+
+
+def test_a_first_try_that_is_refused_begins_a_call_of_its_own(inside: Any) -> None:
+    first = made(post(inside, count=0))
+    inside.neighbours.failure = grpc.StatusCode.UNAVAILABLE
+    assert [post(inside, count=count).status_code for count in (0, 1)] == [503, 503]
+    inside.neighbours.failure = None
+    second = made(post(inside, count=2))
+    assert replayed(post(inside, count=3)) == second != first
+    assert num_jobs(inside) == 2
+
+
+@pytest.mark.parametrize("body", [{"prompt": ""}, {"prompt": "a forbidden circle", "size": "1x1"}])
+def test_a_first_try_that_is_refused_for_good_leaves_no_trace(inside: Any, body: dict[str, Any]) -> None:
+    assert post(inside, body, count=0).status_code == 400
+    assert inside.sql("SELECT * FROM idempotency_keys") == []
 
 
 def test_every_call_of_several_that_are_alike_finds_a_video_of_its_own(inside: Any) -> None:

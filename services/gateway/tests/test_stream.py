@@ -56,7 +56,7 @@ class World:
         self.is_sql_away = False
         self.hub = FeedHub(self)
         self.now_s = 0.0
-        self.places = PositionPoller(self, lambda: self.now_s)
+        self.poller = PositionPoller(self, lambda: self.now_s)
         self.place: QueuePosition | None = QueuePosition(3, 40.0)
         self.asked: list[list[str]] = []
         self.fed: asyncio.Queue[StoredEvent | None] = asyncio.Queue()
@@ -125,7 +125,7 @@ class World:
             last_event_id,
             hub=self.hub,
             histories=self,
-            places=self.places,
+            positions=self.poller,
             reload=self.reload,
             is_open=Silences(self).is_open,
             urls=Urls("http://x"),
@@ -467,7 +467,7 @@ async def test_a_follower_hears_where_a_waiting_job_stands_whenever_that_changes
     world = World()
     world.events, world.record = [event(1, EventType.QUEUED)], QUEUED
     frames = world.stream(record=QUEUED)
-    async with running(world.places.run()):
+    async with running(world.poller.run()):
         assert (await collect(frames, 2))[1] == PLACE  # without an id: Last-Event-ID stays what it was
         num_asked = len(world.asked)
         assert await anext(frames) == b": heartbeat\n\n"  # asked again and again, told once
@@ -481,8 +481,8 @@ async def test_a_follower_hears_where_a_waiting_job_stands_whenever_that_changes
 async def test_an_end_that_comes_nearer_as_promised_is_told_once_and_one_that_moves_again() -> None:
     world, follower = World(), Follower(JOB)
     world.place = QueuePosition(3, 200.0)
-    world.places.watch(follower)
-    async with running(world.places.run()):
+    world.poller.watch(follower)
+    async with running(world.poller.run()):
         assert await follower.next(5) == [world.place]
         for now_s, eta_s in ((100.0, 100.0), (110.0, 100.0), (198.0, 2.0), (204.9, 0.0)):  # at most a tenth or 5 s late
             world.place, world.now_s = QueuePosition(3, eta_s), now_s
@@ -494,19 +494,19 @@ async def test_an_end_that_comes_nearer_as_promised_is_told_once_and_one_that_mo
 
 async def test_all_waiting_jobs_are_one_question_and_those_that_wait_no_more_are_not_in_it() -> None:
     world = World()
-    async with running(world.places.run()):
+    async with running(world.poller.run()):
         jobs = [f"video_{number:032x}" for number in range(3)]
         followers = [Follower(job) for job in (*jobs, jobs[0])]
         for follower in followers:
-            world.places.watch(follower)
+            world.poller.watch(follower)
         assert [await follower.next(5) for follower in followers] == [[world.place]] * 4
         assert world.asked[0] == jobs
         for follower in followers:
-            world.places.unwatch(follower)
-            world.places.unwatch(follower)
+            world.poller.unwatch(follower)
+            world.poller.unwatch(follower)
         world.asked.clear()
         late = Follower(JOB)
-        world.places.watch(late)
+        world.poller.watch(late)
         assert await late.next(5) == [world.place]
         assert world.asked[0] == [JOB]
 
@@ -515,7 +515,7 @@ async def test_a_place_is_never_told_after_the_job_has_started() -> None:
     world = World()
     world.events, world.record = [event(1, EventType.QUEUED)], QUEUED
     frames = world.stream(record=QUEUED)
-    async with running(world.hub.run(), world.places.run()):
+    async with running(world.hub.run(), world.poller.run()):
         assert names(await collect(frames, 2)) == ["queued", "queued"]
         for number, kind in enumerate((EventType.STARTED, EventType.PROGRESS, EventType.PREEMPTED), 2):
             world.place = QueuePosition(number, 1.0)  # the scheduler still thinks so
@@ -533,7 +533,7 @@ async def test_a_stream_that_resumes_after_the_start_asks_for_no_place() -> None
     world = World()
     world.events = [event(1, EventType.QUEUED), event(2, EventType.STARTED)]
     frames = world.stream("2-0", QUEUED)  # SQL was read before the claim, Redis after it
-    async with running(world.places.run()):
+    async with running(world.poller.run()):
         assert await anext(frames) == b"retry: 1000\n\n"
         assert await anext(frames) == b": heartbeat\n\n"
         assert world.asked == []
@@ -544,7 +544,7 @@ async def test_a_scheduler_that_is_away_or_does_not_know_tells_no_place() -> Non
     world = World()
     world.events, world.record, world.place = [event(1, EventType.QUEUED)], QUEUED, None
     frames = world.stream(record=QUEUED)
-    async with running(world.places.run()):
+    async with running(world.poller.run()):
         await collect(frames, 1)
         assert await anext(frames) == b": heartbeat\n\n"
         world.place = QueuePosition(None, None)
@@ -559,8 +559,8 @@ async def test_more_jobs_than_one_question_may_name_are_several(monkeypatch: pyt
     world = World()
     followers = [Follower(f"video_{number:032x}") for number in range(5)]
     for follower in followers:
-        world.places.watch(follower)
-    async with running(world.places.run()):
+        world.poller.watch(follower)
+    async with running(world.poller.run()):
         assert [await follower.next(5) for follower in followers] == [[world.place]] * 5
         assert [len(one) for one in world.asked[:3]] == [2, 2, 1]
 

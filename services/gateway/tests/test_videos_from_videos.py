@@ -1,6 +1,8 @@
 """Remix, edits and extensions: what is taken from the video that they are made from, and when they are refused."""
 
+import asyncio
 import json
+import threading
 from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 
 from vitascope_common.jobs import Artifact
+from vitascope_gateway import references
 
 WAYS = ["remix", "edits", "extensions"]
 MP4 = b"\0\0\0\x18ftypmp42 what a published video is made of"
@@ -41,6 +44,33 @@ def ask(inside: Any, way: str, video_id: str, tenant: str = "acme", **fields: An
     if way == "remix":
         return inside.request("POST", f"/v1/videos/{video_id}/remix", tenant=tenant, json=body)
     return inside.request("POST", f"/v1/videos/{way}", tenant=tenant, json={"video": {"id": video_id}, **body})
+
+
+def test_one_tenants_copies_hold_up_nobody_else(inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, get_file, may_go_on = finished(inside), inside.objects.get_file, threading.Event()
+
+    def late(*args: Any) -> Any:
+        may_go_on.wait(10)
+        return get_file(*args)
+
+    monkeypatch.setattr(inside.objects, "get_file", late)
+
+    async def scene() -> tuple[list[Any], Any, Any]:
+        async def remix() -> Any:
+            path = f"/v1/videos/{old['id']}/remix"
+            return await inside._request("POST", path, "acme", {"json": {"prompt": "a blue circle"}})
+
+        asked = [asyncio.create_task(remix()) for _ in range(references.MAX_COPIES_OF_TENANT + 1)]
+        (refused,), rest = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        headers = {"x-stainless-retry-count": "0"}
+        other = await inside._request("POST", "/v1/videos", "other", {"json": {"prompt": "x"}, "headers": headers})
+        may_go_on.set()
+        return await asyncio.gather(*rest), refused.result(), other
+
+    others, refused, other = inside.runner.run(scene())
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")
+    assert other.status_code == 202
+    assert {one.status_code for one in others} == {202}
 
 
 def params_of(inside: Any, video_id: str) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def test_an_answer_that_is_lost_makes_no_second_endpoint_and_no_third_secret(ins
         lost = inside.request("POST", path, json=body, headers=first)
         assert (lost.status_code, lost.headers["x-should-retry"]) == (503, "true")
         answer = inside.request("POST", path, json=body, headers=again)
-        assert answer.status_code == 200, answer.text
+        assert (answer.status_code, answer.headers.get("idempotent-replayed")) == (200, "true"), answer.text
         (row,) = inside.sql(f"{secrets} {table}")
         assert (answer.json()["signing_secret"], [row["old_secret"]]) == (row["secret"], before or [None])
 
@@ -274,6 +274,11 @@ def test_a_host_that_leads_inside_is_refused_when_an_endpoint_is_made(
     answer = inside.request("POST", path, json={"url": "https://in.example.com/hook"})
     assert error_of(answer) == (400, "url_refused", "url")
     assert inside.request("GET", path).json()["url"] == "https://out.example.com/hook"
+    key = {"Idempotency-Key": "k"}
+    once, again = FIELDS | {"url": "https://out.example.com/hook"}, []
+    for found["out.example.com"] in (["8.8.8.8"], ["10.0.0.1"]):
+        again.append(inside.request("POST", "/v1/webhook_endpoints", json=once, headers=key).json().get("id"))
+    assert again[0] == again[1] is not None, "what was made already is not judged again"
     may_answer.set()
     inside.runner.run(asyncio.sleep(0))
 

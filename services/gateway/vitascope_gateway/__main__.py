@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import structlog
@@ -41,6 +42,8 @@ from vitascope_gateway.stream import SEND_TIMEOUT_S
 from vitascope_gateway.webhooks import Webhooks
 
 DRAIN_S = 4
+MAX_THREADS = 32
+"""Of asyncio.to_thread: more than uploads, pictures and batches can have waiting for the object store at once."""
 
 _log = structlog.stdlib.get_logger("vitascope.gateway")
 
@@ -74,7 +77,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
     store = SqlStore(database)
     hub = FeedHub(events)
     scheduler_client = SchedulerClient(scheduler)
-    places = PositionPoller(scheduler_client)
+    positions = PositionPoller(scheduler_client)
     prompts, catalogue = PromptClient(prompt), RegistryCatalogue(Registry(settings.models_dir))
     guard = UrlGuard(UrlPolicy.allowing(settings.allowed_networks))
     webhooks = Webhooks(SqlWebhooks(database), guard)
@@ -101,7 +104,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
     )
     files, batches = Files(SqlFiles(database), objects, max_bytes=settings.max_files_bytes), SqlBatches(database)
     work = BatchWork(batches, files=files, objects=objects, store=store, gateway=gateway, creation=creation)
-    following = Following(gateway, store, hub, events, places)
+    following = Following(gateway, store, hub, events, positions)
     app = make_app(
         gateway,
         creation,
@@ -128,9 +131,7 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         timeout_keep_alive=75,
         timeout_graceful_shutdown=DRAIN_S,
     )
-    listener = serving.listen(settings.host, settings.port)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it: one that takes nothing is reset
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_TIMEOUT_S * 1000))
+    listener = serving.listen(settings.host, settings.port, SEND_TIMEOUT_S)
     address = "{}:{}".format(*listener.getsockname())
     video_api = VideoApi(gateway, creation, store, following)
     calls = make_server(settings.host, settings.grpc_port, video_api, gateway, has_reflection=settings.grpc_reflection)
@@ -158,11 +159,12 @@ async def serve(settings: GatewaySettings, watched: telemetry.Telemetry) -> None
         await asyncio.gather(calls.drain(DRAIN_S), video_api.drain(DRAIN_S))
 
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(MAX_THREADS, "any"))
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop)
     reader = asyncio.create_task(hub.run())
     reader.add_done_callback(lambda _: stop())  # without it the streams would be silent: let a supervisor restart us
-    poller = asyncio.create_task(places.run())
+    poller = asyncio.create_task(positions.run())
     poller.add_done_callback(lambda _: stop())
     sweeper = asyncio.create_task(idempotency.sweep_for_ever(database))
     worker = asyncio.create_task(work.run())

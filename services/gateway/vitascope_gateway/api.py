@@ -58,7 +58,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         403: "The key or the plan does not include this.",
         404: "Not found, or not yours.",
         408: "The body came too slowly.",
-        409: "It contradicts what is now; `code` says how: not_finished, model_changed, reference_expired.",
+        409: "It contradicts what is now; `code` says how: not_finished, model_changed, reference_expired, conflict.",
         413: "The body is too large.",
         415: "The body is neither JSON nor multipart.",
         451: "The safety check withholds the finished video.",
@@ -66,7 +66,9 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         429: "As much of this as you may have at once is under way.",
         503: "Something needed is away. With an Idempotency-Key repeating is safe, else as the message says.",
     }
-    return {status: {"model": ErrorEnvelope, "description": what[status]} for status in statuses}
+    # By its name and not as a model: FastAPI would build a validator for each of them.
+    body = {"application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorEnvelope.__name__}"}}}
+    return {status: {"content": body, "description": what[status]} for status in statuses}
 
 
 _MADE = _REPLAYED | _errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
@@ -147,8 +149,8 @@ def make_app(
                 alias="Idempotency-Key",
                 json_schema_extra={"minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
                 description="Any text of up to 255 ASCII characters. The same request with the same key is done "
-                "once, for 24 hours: the answer is what it has made as it is now; of a video or a batch with the "
-                "header `idempotent-replayed`.",
+                "once, for 24 hours: the answer is what it has made as it is now, with the header "
+                "`idempotent-replayed`.",
             ),
         ] = None,
     ) -> Mark | None:
@@ -291,7 +293,7 @@ def make_app(
         "/v1/videos/{video_id}/retry",
         status_code=202,
         response_model=Video,
-        responses=_REPLAYED | _errors(400, 401, 403, 404, 409, 422, 503),
+        responses=_REPLAYED | _errors(400, 401, 403, 404, 409, 422, 429, 503),
         tags=["videos"],
     )
     async def retry_video(video_id: str, known: Known, links: Links, sent: Marked) -> Response:

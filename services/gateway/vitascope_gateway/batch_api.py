@@ -8,15 +8,16 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from vitascope_common import serving
 from vitascope_common.errors import QuotaExceededError
 from vitascope_common.objectstore import ByteStream
 from vitascope_gateway import batch_objects
 from vitascope_gateway.batch_lines import MAX_LINES
 from vitascope_gateway.batch_objects import BatchList, BatchObject, FileDeleted, FileList, FileObject
 from vitascope_gateway.batches import ENDPOINT, WINDOW, Batches
-from vitascope_gateway.body import EdgeError, read_fields
+from vitascope_gateway.body import READ_TYPES, EdgeError, read_fields
 from vitascope_gateway.files import MAX_FILE_BYTES, MAX_PAGE, MEDIA_TYPE, TTL_S, File, Files
 from vitascope_gateway.idempotency import REPLAYED_ANSWER, Mark, replayed
 from vitascope_gateway.service import Caller
@@ -58,8 +59,8 @@ _BATCH: dict[str, Any] = {
 }
 
 
-def _body(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
+def _body(schema: dict[str, Any], *media_types: str) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {one: {"schema": schema} for one in media_types}}}
 
 
 def make_batch_router(
@@ -84,7 +85,7 @@ def make_batch_router(
         "/files",
         response_model=FileObject,
         responses=errors(400, 401, 408, 413, 415, 429, 503),
-        openapi_extra=_body("multipart/form-data", _UPLOAD),
+        openapi_extra=_body(_UPLOAD, "multipart/form-data"),
         tags=["files"],
     )
     async def create_file(request: Request, known: Known) -> Response:
@@ -133,7 +134,7 @@ def make_batch_router(
         "/batches",
         response_model=BatchObject,
         responses=errors(400, 401, 403, 404, 408, 413, 415, 422, 429, 503) | {200: REPLAYED_ANSWER},
-        openapi_extra=_body("application/json", _BATCH),
+        openapi_extra=_body(_BATCH, *READ_TYPES),
         tags=["batches"],
     )
     async def create_batch(request: Request, known: Known, sent: Marked) -> Response:
@@ -182,14 +183,9 @@ class _FileResponse(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the end, or until the client takes nothing any more."""
-
-        async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                await send(message)
-
         async with aclosing(self._chunks):
             with suppress(TimeoutError):  # the server closes what it has begun and not finished
-                await super().__call__(scope, receive, send_in_time)
+                await super().__call__(scope, receive, serving.in_time(send, SEND_TIMEOUT_S))
 
 
 async def _chunks(stream: ByteStream) -> AsyncGenerator[bytes]:

@@ -13,6 +13,8 @@ from vitascope_gateway.request import show
 from vitascope_gateway.service import JobRecord
 
 MAX_LINES = 10_000
+MAX_LINES_IN_ALL = 2 * MAX_LINES
+"""With those that are blank."""
 MAX_LINE_BYTES = MAX_BODY_BYTES
 MAX_CUSTOM_ID_CHARS = 512
 EXPIRED = {"code": "batch_expired", "message": "It could not be finished within the completion window of the batch."}
@@ -44,13 +46,15 @@ class LineError(InvalidRequestError):
 
 
 def split(chunks: ByteStream) -> Iterator[Text]:
-    """Yield the lines of a file, without those that are blank. Raises: LineError: one is too long."""
+    """Yield the lines of a file, without those that are blank. Raises: LineError: one too long, or one too many."""
     number, start_byte, rest = 1, 0, bytearray()
     for chunk in chunks:
         rest += chunk
         if b"\n" in chunk:
             *whole, rest = rest.split(b"\n")
             for data in whole:
+                if number > MAX_LINES_IN_ALL:
+                    raise too_many(number)
                 yield from _text(number, start_byte, bytes(data))
                 number, start_byte = number + 1, start_byte + len(data) + 1
         if len(rest) > MAX_LINE_BYTES:
@@ -64,6 +68,11 @@ def _text(number: int, start_byte: int, data: bytes) -> Iterable[Text]:
     if number == 1 and data.startswith(_BOM):
         data, start_byte = data[len(_BOM) :], start_byte + len(_BOM)
     return [Text(number, start_byte, data)] if data.strip() else []
+
+
+def too_many(number: int) -> LineError:
+    """Return what is wrong with a file that goes on after its last line."""
+    return LineError(number, "too_many_lines", f"The file holds more than {MAX_LINES} requests; send several.")
 
 
 def _too_long(number: int) -> LineError:

@@ -33,7 +33,7 @@ from vitascope_common.errors import (
 from vitascope_common.objectstore import ObjectStore
 from vitascope_gateway import batch_lines, metrics
 from vitascope_gateway.admission import BatchLine, LineTakenError
-from vitascope_gateway.batch_lines import CANCELLED, EXPIRED, MAX_LINES, LineError
+from vitascope_gateway.batch_lines import CANCELLED, EXPIRED, LineError
 from vitascope_gateway.batches import SERVICE_CLASS, Batch, BatchState, BatchStore, End, Line, LineState
 from vitascope_gateway.creation import Creation
 from vitascope_gateway.edge import error_body
@@ -232,9 +232,8 @@ class BatchWork:
                 for text in batch_lines.split(chunks):
                     if is_over.is_set():
                         break
-                    if len(lines) == MAX_LINES:
-                        message = f"The file holds more than {MAX_LINES} requests; send several."
-                        raise LineError(text.number, "too_many_lines", message)
+                    if len(lines) == batch_lines.MAX_LINES:
+                        raise batch_lines.too_many(text.number)
                     try:
                         line, body = batch_lines.parse(text)
                     except LineError as error:

@@ -11,7 +11,13 @@ from typing import Any, Final, Protocol
 import structlog
 
 from vitascope_common import ids
-from vitascope_common.errors import ConflictError, InvalidRequestError, NotFoundError, PermissionDeniedError
+from vitascope_common.errors import (
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    QuotaExceededError,
+)
 from vitascope_gateway.files import INPUT, File, Files, read_ttl_ms
 from vitascope_gateway.idempotency import Mark, Repeatable, repeatable
 from vitascope_gateway.request import read_labels, show
@@ -127,6 +133,12 @@ class End:
     num_failed: int
 
 
+class TooManyBatchesError(QuotaExceededError):
+    """A tenant has as many batches under way as it may. There is room when one ends, which may be tomorrow."""
+
+    is_passing = False
+
+
 class BatchStore(Protocol):
     """SQL. Every method raises UnavailableError when the database is away."""
 
@@ -137,7 +149,7 @@ class BatchStore(Protocol):
     async def add(self, batch: Batch, sent: Repeatable | None, max_batches: int) -> str:
         """Write a batch, unless the request has made one; return the id of the one there is.
 
-        Raises: QuotaExceededError: as many of this tenant are under way.
+        Raises: TooManyBatchesError: as many of this tenant are under way.
         """
         ...
 
@@ -206,15 +218,13 @@ class Batches:
             InvalidRequestError: names the field at fault and what is allowed.
             PermissionDeniedError: the plan does not include the service class batch.
             NotFoundError: no such file; the batch that this request has made is swept.
-            QuotaExceededError: too many are under way.
+            TooManyBatchesError: too many are under way.
             UnavailableError: the database is away; UnknownOutcomeError: it went while it committed.
         """
         batch = await self._read(caller, fields, base_url)
         if SERVICE_CLASS not in caller.classes:
             raise PermissionDeniedError(f'Your plan does not include the service class "{SERVICE_CLASS}".')
-        sent = None
-        if mark is not None:
-            sent = repeatable(mark, caller.tenant_id, caller.api_key_sha256, "batch", fields)
+        sent = await repeatable(mark, caller.tenant_id, caller.api_key_sha256, "batch", fields)
         batch_id = await self._store.made(sent) if sent is not None and sent.may_be_made else None
         if batch_id is None:
             file = await self._files.file(caller.tenant_id, batch.input_file_id)

@@ -17,6 +17,7 @@ from vitascope_gateway.places import Places
 from vitascope_gateway.request import FILES
 from vitascope_gateway.threads import BoundedThreads
 
+READ_TYPES = ("application/json", "multipart/form-data")
 MAX_BODY_BYTES = 28 * 1024 * 1024
 """Two pictures of the largest size, as base64."""
 LARGE_BYTES = 64 * 1024
@@ -27,7 +28,7 @@ BODY_TIMEOUT_S = 30.0
 MAX_PARTS = 64
 
 _PARSERS = BoundedThreads("parser", 2, Places("large requests are being read", most=18, most_of_tenant=6))
-_ARRIVING = Places("bytes of requests are arriving", MAX_ARRIVING_BYTES, MAX_ARRIVING_BYTES_OF_TENANT)
+ARRIVING = Places("bytes of requests are arriving", MAX_ARRIVING_BYTES, MAX_ARRIVING_BYTES_OF_TENANT)
 _BRACKETS = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.+-]+\+json)")
 
@@ -83,7 +84,7 @@ async def _read(request: Request, tenant_id: str) -> bytes:
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.stream():
-                _ARRIVING.take(tenant_id, len(chunk))
+                ARRIVING.take(tenant_id, len(chunk))
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
                     raise too_large
@@ -92,7 +93,7 @@ async def _read(request: Request, tenant_id: str) -> bytes:
     except ClientDisconnect:
         raise EdgeError(400, "body_incomplete", "The connection closed before the body had arrived.") from None
     finally:
-        _ARRIVING.leave(tenant_id, len(body))
+        ARRIVING.leave(tenant_id, len(body))
     return bytes(body)
 
 
@@ -141,18 +142,25 @@ def _twice(name: str) -> InvalidRequestError:
     return InvalidRequestError(f"The field {shown} is given more than once.", param=shown)
 
 
-async def _parse_multipart(body: bytes, content_type: str) -> dict[str, Any]:
+def multipart_headers(content_type: str, charset: str) -> tuple[bytes, Headers]:
+    """Return the boundary of a form, and what its parser is told: texts are of this charset, whatever the type claims.
+
+    Raises: InvalidRequestError: it has no boundary.
+    """
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not 1 <= len(boundary) <= 200:
         raise InvalidRequestError("The multipart content type has no usable boundary.", param="content-type")
+    told = b'multipart/form-data; charset=%s; boundary="%s"' % (charset.encode(), boundary.replace(b'"', b""))
+    return boundary, Headers(raw=[(b"content-type", told)])
 
+
+async def _parse_multipart(body: bytes, content_type: str) -> dict[str, Any]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
     # Text is UTF-8 whatever the outer type claims (RFC 7578). The parser would take what is not for Latin-1 without a
     # word, so it gets to read everything as Latin-1, which loses nothing, and _text decodes.
-    outer = b'multipart/form-data; charset=latin-1; boundary="%s"' % boundary.replace(b'"', b"")
-    headers = Headers(raw=[(b"content-type", outer)])
+    boundary, headers = multipart_headers(content_type, "latin-1")
     parser = MultiPartParser(headers, stream(), max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=MAX_BODY_BYTES)
     parser.spool_max_size = MAX_BODY_BYTES  # the body is in memory already: no file on disk
     try:

@@ -1,7 +1,7 @@
 """How videos come about: whatever they are made from, one path leads from a request to the job that is promised."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ import structlog
 
 from vitascope_common import ids, telemetry
 from vitascope_common.errors import (
+    ErrorKind,
     InvalidRequestError,
     ModelChangedError,
     ModerationBlockedError,
@@ -257,10 +258,9 @@ class Creation:
         draft: Callable[[], Awaitable[Draft]],
     ) -> Created:
         """Find the job that a request has made already, or create it; count what became of it."""
+        sent = None
         try:
-            sent = None
-            if mark is not None:  # in a thread: a picture takes a while to hash
-                sent = await asyncio.to_thread(repeatable, mark, caller.tenant_id, caller.api_key_sha256, what, fields)
+            sent = await repeatable(mark, caller.tenant_id, caller.api_key_sha256, what, fields)
             made = await self._store.made(sent) if sent is not None and sent.may_be_made else None
             try:
                 if made is None:
@@ -271,6 +271,9 @@ class Creation:
                 created = await self._replayed(caller.tenant_id, error.job_id)
         except VitascopeError as error:
             metrics.ADMISSIONS.labels(error.code).inc()
+            if sent is not None and sent.is_first_try and _may_try_again(error):
+                with suppress(VitascopeError):  # then its next try may be taken for that of an earlier call
+                    await self._store.note_refusal(sent)
             raise
         metrics.ADMISSIONS.labels("replayed" if created.is_replayed else "admitted").inc()
         return created
@@ -328,7 +331,9 @@ class Creation:
                 references.append(replace(kept, strength=request.strength))
             for one in draft.stored:
                 strength = request.strength if one.role == ReferenceRole.CHANGE else 0.0
-                references.append(replace(await self._references.keep_again(job_id, one), strength=strength))
+                references.append(
+                    replace(await self._references.keep_again(job_id, draft.caller.tenant_id, one), strength=strength)
+                )
             job = _new_job(job_id, draft, class_name, request, verdict, references)
             with telemetry.span("job.admit", job=job_id, model=request.card.id):
                 await self._store.admit(replace(job, traceparent=telemetry.current_traceparent()), sent)
@@ -365,6 +370,11 @@ class Creation:
         if not verdict.prompt.strip():
             raise InvalidRequestError("prompt holds nothing that can be read as text.", param="prompt")
         return verdict
+
+
+def _may_try_again(error: VitascopeError) -> bool:
+    """Whether nothing was made, and stock clients are told to try again."""
+    return error.kind in (ErrorKind.EXHAUSTED, ErrorKind.UNAVAILABLE) and not isinstance(error, UnknownOutcomeError)
 
 
 def _new_job(

@@ -14,7 +14,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitascope_common import telemetry
-from vitascope_common.errors import ErrorKind, InternalError, NotFoundError, VitascopeError, http_status
+from vitascope_common.errors import (
+    ErrorKind,
+    InternalError,
+    NotFoundError,
+    QuotaExceededError,
+    VitascopeError,
+    http_status,
+)
 from vitascope_gateway import metrics
 from vitascope_gateway.admission import UnknownOutcomeError
 
@@ -48,6 +55,8 @@ def error_response(error: VitascopeError, headers: Mapping[str, str] | None = No
         extra["WWW-Authenticate"] = 'Bearer realm="vitascope"'
     if isinstance(error, UnknownOutcomeError) and not error.has_next_try:
         extra["x-should-retry"] = "false"  # the clients of this format would repeat a 503 by themselves
+    elif isinstance(error, QuotaExceededError) and not error.is_passing:
+        extra["x-should-retry"] = "false"  # and a 429
     elif status in (429, 503):
         extra |= {"Retry-After": str(RETRY_AFTER_S), "x-should-retry": "true"}
     elif status == 409:

@@ -6,6 +6,7 @@ before all of its bytes are stored.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -13,7 +14,13 @@ from typing import Final, Protocol
 import structlog
 
 from vitascope_common import ids
-from vitascope_common.errors import InvalidRequestError, NotFoundError, ObjectNotFoundError, UnavailableError
+from vitascope_common.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    ObjectNotFoundError,
+    UnavailableError,
+    VitascopeError,
+)
 from vitascope_common.objectstore import ByteStream, ObjectStore, sha256_of
 from vitascope_gateway.forms import object_of
 
@@ -69,6 +76,7 @@ class FileStore(Protocol):
         self, tenant_id: str, purpose: str | None, after: str | None, limit: int, is_ascending: bool, now_ms: int
     ) -> tuple[Sequence[File], bool]: ...
     async def hide(self, tenant_id: str, file_id: str, now_ms: int) -> bool: ...
+    async def expire(self, file_id: str, now_ms: int) -> None: ...
     async def expired(self, now_ms: int, limit: int) -> Sequence[File]:
         """Return files that may be swept: none that a batch under way reads."""
         ...
@@ -108,7 +116,12 @@ class Files:
         key, num_bytes = f"files/{tenant_id}/{file_id}", (await asyncio.to_thread(path.stat)).st_size
         file = File(file_id, tenant_id, filename, purpose, key, now_ms, now_ms + ttl_ms, num_bytes)
         await self._store.add(file, now_ms + STORE_TTL_MS, max_bytes)
-        await asyncio.to_thread(self._objects.put_file, key, path, MEDIA_TYPE)
+        try:
+            await asyncio.to_thread(self._objects.put_file, key, path, MEDIA_TYPE)
+        except VitascopeError:
+            with suppress(UnavailableError):  # then an hour passes until its bytes do not count any more
+                await self._store.expire(file_id, ids.now_ms())
+            raise
         return replace(file, sha256=await asyncio.to_thread(sha256_of, path))
 
     async def file(self, tenant_id: str, file_id: str) -> File:

@@ -21,7 +21,7 @@ from vitascope_gateway.hub import FeedHub
 from vitascope_gateway.objects import Urls
 from vitascope_gateway.service import Gateway, JobRecord, Store
 from vitascope_gateway.silences import Silences
-from vitascope_gateway.stream import BEGINNING, END_ID, Histories, JobStream, Places
+from vitascope_gateway.stream import BEGINNING, END_ID, Histories, JobStream, Positions
 
 TOKEN_TTL_S = 3600
 MAX_TOKEN_CHARS = 512
@@ -77,12 +77,14 @@ class Access:
 class Following:
     """Opens the streams of jobs."""
 
-    def __init__(self, gateway: Gateway, store: Store, hub: FeedHub, histories: Histories, places: Places) -> None:
+    def __init__(
+        self, gateway: Gateway, store: Store, hub: FeedHub, histories: Histories, positions: Positions
+    ) -> None:
         self._gateway = gateway
         self._store = store
         self._hub = hub
         self._histories = histories
-        self._places = places
+        self._positions = positions
         self._silences = Silences(store)
 
     async def open(self, access: Access, job_id: str, last_event_id: str) -> JobStream | None:
@@ -105,7 +107,7 @@ class Following:
             last_id,
             hub=self._hub,
             histories=self._histories,
-            places=self._places,
+            positions=self._positions,
             reload=reload,
             is_open=self._silences.is_open,
             urls=access.urls,

@@ -6,7 +6,8 @@ everybody else finds it: there is no state "in flight" that a crash could leave 
 A stock client (those of the OpenAI API) sends no key when it repeats a request, but numbers the tries of a call in
 `x-stainless-retry-count`. Calls with the same body under the same API key are told apart by that: a call has each
 number once, so a try belongs to a call that has had a lower one and not this one. A first try begins a call, since
-people do ask for the same thing twice.
+people do ask for the same thing twice; also one that is refused because there is too much to do, as its client tries
+again.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from vitascope_common import ids
 from vitascope_common.database import Database, upsert_into
 from vitascope_common.errors import InvalidRequestError
 from vitascope_common.tables import idempotency_keys
-from vitascope_gateway.body import EdgeError
+from vitascope_gateway.body import LARGE_BYTES, EdgeError
 from vitascope_gateway.request import IGNORED_FIELDS
 
 KEY_HEADER, COUNT_HEADER = "idempotency-key", "x-stainless-retry-count"
@@ -68,7 +69,7 @@ class Mark:
 class Call:
     """What a request has made, and which of its tries have come."""
 
-    job_id: str
+    job_id: str  # "": nothing yet, its first try was refused
     tries: int  # bit n: the one that said n retries
     seen_at_ms: int  # when the last of them arrived
     expires_at_ms: int
@@ -89,6 +90,11 @@ class Repeatable:
     def may_be_made(self) -> bool:
         """Whether the request can have come before; the first try of a stock client cannot."""
         return self.is_named or self.num_retries > 0
+
+    @property
+    def is_first_try(self) -> bool:
+        """Whether a call of a stock client begins with it."""
+        return not self.is_named and self.num_retries == 0
 
     @property
     def has_next_try(self) -> bool:
@@ -135,20 +141,43 @@ def mark_of(headers: Headers) -> Mark | None:
     return Mark(keys[0] if keys else None, num_retries or 0, ids.now_ms())
 
 
-def repeatable(mark: Mark, tenant_id: str, api_key_sha256: str, what: str, fields: Mapping[str, Any]) -> Repeatable:
+async def repeatable(
+    mark: Mark | None, tenant_id: str, api_key_sha256: str, what: str, fields: Mapping[str, Any]
+) -> Repeatable | None:
     """Return how the request for `what` with these fields is recognised: by what they say, in JSON or a form.
+
+    None: it cannot be, as it has no mark.
 
     Raises:
         InvalidRequestError: they are nested too deeply to be looked at.
     """
+    if mark is None:
+        return None
+    is_large = _num_chars(fields) > LARGE_BYTES  # a picture takes a while
+    body_sha256 = await asyncio.to_thread(_digest_of, what, fields) if is_large else _digest_of(what, fields)
+    key = f"key:{mark.key}" if mark.key is not None else f"sdk:{api_key_sha256}:{body_sha256}"
+    return Repeatable(tenant_id, key, mark.key is not None, body_sha256, mark.num_retries, mark.arrived_at_ms)
+
+
+def _num_chars(fields: Mapping[str, Any]) -> int:
+    """Return how much text and how many bytes fields hold, however deep."""
+    num_chars, left = 0, [*fields.values()]
+    while left:
+        value = left.pop()
+        if isinstance(value, str | bytes):
+            num_chars += len(value)
+        elif isinstance(value, Mapping | list):
+            left.extend(value.values() if isinstance(value, Mapping) else value)
+    return num_chars
+
+
+def _digest_of(what: str, fields: Mapping[str, Any]) -> str:
     said = {name: value for name, value in fields.items() if value is not None and name not in IGNORED_FIELDS}
     try:
         parts = sorted((name, _digest(value)) for name, value in said.items())
     except RecursionError:
         raise InvalidRequestError("The body is nested too deeply.") from None
-    body_sha256 = sha256(json.dumps([what, parts]).encode()).hexdigest()
-    key = f"key:{mark.key}" if mark.key is not None else f"sdk:{api_key_sha256}:{body_sha256}"
-    return Repeatable(tenant_id, key, mark.key is not None, body_sha256, mark.num_retries, mark.arrived_at_ms)
+    return sha256(json.dumps([what, parts]).encode()).hexdigest()
 
 
 def _digest(value: Any) -> str:
@@ -170,7 +199,7 @@ async def peek(connection: AsyncConnection, request: Repeatable) -> str | None:
     query = sa.select(_ROW.body_sha256, _ROW.calls).where(_ROW.tenant_id == request.tenant_id, _ROW.key == request.key)
     row = (await connection.execute(query)).one_or_none()
     found = None if row is None else request.find(_live(row.calls, row.body_sha256, request))
-    return None if found is None else found.job_id
+    return None if found is None else found.job_id or None
 
 
 async def find(database: Database, request: Repeatable) -> str | None:
@@ -189,6 +218,28 @@ async def bind(connection: AsyncConnection, request: Repeatable, job_id: str | N
     Without a job of its own it is counted among the tries of a call, if it is one. The row is held until the
     transaction ends: requests with the same key take turns. Raises: EdgeError: as `peek`.
     """
+    calls = await _hold(connection, request)
+    found = request.find(calls)
+    if found is not None:
+        now = replace(request.join(found), job_id=found.job_id or job_id or "")
+        calls = [now if call is found else call for call in calls]
+    elif job_id is not None:
+        calls = [request.begin(job_id), *calls]
+    else:
+        return None
+    await _keep(connection, request, calls)
+    return None if found is None else found.job_id or None
+
+
+async def note_refusal(database: Database, request: Repeatable) -> None:
+    """Begin a call whose first try was refused for the moment: the next one is not that of an earlier call."""
+    async with database.transaction() as connection:
+        calls = await _hold(connection, request)
+        await _keep(connection, request, [request.begin(""), *calls])
+
+
+async def _hold(connection: AsyncConnection, request: Repeatable) -> list[Call]:
+    """Return the calls with the key of a request, newest first; their row is held until the transaction ends."""
     new = upsert_into(connection, idempotency_keys).values(
         tenant_id=request.tenant_id,
         key=request.key,
@@ -200,23 +251,19 @@ async def bind(connection: AsyncConnection, request: Repeatable, job_id: str | N
         index_elements=["tenant_id", "key"], set_={"expires_at_ms": _ROW.expires_at_ms}
     ).returning(_ROW.body_sha256, _ROW.calls)
     row = (await connection.execute(hold)).one()
-    calls = _live(row.calls, row.body_sha256, request)
-    found = request.find(calls)
-    if found is not None:
-        calls = [request.join(call) if call is found else call for call in calls]
-    elif job_id is not None:
-        calls = [request.begin(job_id), *calls][:MAX_CALLS]
-    else:
-        return None
+    return _live(row.calls, row.body_sha256, request)
+
+
+async def _keep(connection: AsyncConnection, request: Repeatable, calls: Sequence[Call]) -> None:
+    kept = calls[:MAX_CALLS]
     keep = sa.update(idempotency_keys).where(_ROW.tenant_id == request.tenant_id, _ROW.key == request.key)
     await connection.execute(
         keep.values(
             body_sha256=request.body_sha256,
-            calls=[asdict(call) for call in calls],
-            expires_at_ms=max(call.expires_at_ms for call in calls),
+            calls=[asdict(call) for call in kept],
+            expires_at_ms=max(call.expires_at_ms for call in kept),
         )
     )
-    return None if found is None else found.job_id
 
 
 def _live(stored: Sequence[Mapping[str, Any]], body_sha256: str, request: Repeatable) -> list[Call]:

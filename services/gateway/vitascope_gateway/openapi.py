@@ -110,7 +110,8 @@ _STRENGTH = {
 _VIDEO_ID = {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}}
 _VIDEO = (
     "One of your finished videos, by its id. In a form also a file: MP4, MOV, WebM or Matroska with H.264, HEVC, VP8, "
-    "VP9, AV1 or FFV1, at most 28 MB and 120 s; it is brought to the size and the rate of the new video."
+    "VP9, AV1 or FFV1, at most 28 MiB with the rest of the form, and 120 s; it is brought to the size and the rate "
+    "of the new video."
 )
 
 

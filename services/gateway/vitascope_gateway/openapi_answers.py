@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vitascope_gateway.objects import ErrorEnvelope
+
 EXAMPLE_ID = "video_0199c0ffee000123456789abcdef0123"
 
 TAGS = (
@@ -238,6 +240,8 @@ def describe_answers(document: dict[str, Any]) -> None:
     components = document["components"]
     components["headers"] = dict(HEADERS)
     components["links"] = {name: link for links in LINKS.values() for name, link in links.items()}
+    envelope = ErrorEnvelope.model_json_schema(ref_template="#/components/schemas/{model}")
+    components["schemas"] |= envelope.pop("$defs") | {ErrorEnvelope.__name__: envelope}
     for name, example in OBJECTS.items():
         components["schemas"][name]["example"] = example
     for operation in _operations(document):
@@ -257,7 +261,7 @@ def _complete(status: str, response: dict[str, Any], more_headers: Sequence[str]
     headers = ["x-request-id", *ERROR_HEADERS.get(status, ()), *more_headers]
     body = response.get("content", {}).get("application/json", {})
     schema = body.get("schema", {}).get("$ref", "").rpartition("/")[2]
-    if schema == "ErrorEnvelope":
+    if schema == ErrorEnvelope.__name__:
         body["examples"] = {what: {"value": value} for what, value in ERRORS.get(status, {}).items()}
     if status in ("202", "302"):
         headers.append("Location")

@@ -35,6 +35,8 @@ takes 180 MiB and seconds, as WebP 620 MiB."""
 MAX_READING, MAX_WAITING_CLIPS, MAX_CLIPS_OF_TENANT = 2, 6, 3
 """Clips that are read at once, each in a process of its own, and that wait for it, in memory; and both, of one tenant:
 a clip may take minutes, and whoever comes next should wait for few of another's."""
+MAX_COPYING, MAX_WAITING_COPIES, MAX_COPIES_OF_TENANT = 4, 60, 16
+"""Files of videos that are copied for another one at once, and that wait for it; and both, of one tenant."""
 CLIP_LIMITS = MediaLimits(
     max_bytes=MAX_BODY_BYTES,
     max_pixels=3840 * 2160,
@@ -55,6 +57,8 @@ class JobReferences:
         self._fetcher = PictureFetcher(guard)
         decoded = Places("pictures are being decoded", MAX_DECODING + MAX_WAITING, MAX_PICTURES_OF_TENANT)
         read = Places("videos are being read", MAX_READING + MAX_WAITING_CLIPS, MAX_CLIPS_OF_TENANT)
+        copied = Places("videos are being copied", MAX_COPYING + MAX_WAITING_COPIES, MAX_COPIES_OF_TENANT)
+        self._copiers = BoundedThreads("copies", MAX_COPYING, copied)
         self._decoders = BoundedThreads("pictures", MAX_DECODING, decoded)
         self._readers = BoundedThreads("clips", MAX_READING, read)
 
@@ -118,9 +122,14 @@ class JobReferences:
             artifact = Artifact(role, "reference", CLIP_MEDIA_TYPE, key, sha256_of(path), info.num_bytes)
         return Reference(role, artifact), SourceClip(clip.num_frames, fps)
 
-    async def keep_again(self, job_id: str, reference: Reference) -> Reference:
-        """Copy a reference of another job, byte for byte. Raises: ReferenceExpiredError."""
-        return await asyncio.to_thread(self._copy, job_id, reference)
+    async def keep_again(self, job_id: str, tenant_id: str, reference: Reference) -> Reference:
+        """Copy a reference of another job, byte for byte.
+
+        Raises:
+            ReferenceExpiredError: it is not there any more.
+            QuotaExceededError, UnavailableError: too many are being copied, of this tenant or of all.
+        """
+        return await self._copiers.run(tenant_id, self._copy, job_id, reference)
 
     def _copy(self, job_id: str, reference: Reference) -> Reference:
         old = reference.artifact

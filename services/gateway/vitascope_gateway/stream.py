@@ -59,8 +59,8 @@ class Histories(Protocol):
         ...
 
 
-class Places(Protocol):
-    """Puts the place of a waiting job into its follower whenever it changes. Both calls are idempotent."""
+class Positions(Protocol):
+    """Puts the position of a waiting job into its follower whenever it changes. Both calls are idempotent."""
 
     def watch(self, follower: Follower) -> None: ...
     def unwatch(self, follower: Follower) -> None: ...
@@ -84,7 +84,7 @@ class JobStream:
         *,
         hub: FeedHub,
         histories: Histories,
-        places: Places,
+        positions: Positions,
         reload: Callable[[], Awaitable[JobRecord | None]],
         is_open: Callable[[str], Awaitable[bool]],
         urls: objects.Urls,
@@ -96,7 +96,7 @@ class JobStream:
         self._last_order = id_order(self._last_id)
         self._hub = hub
         self._histories = histories
-        self._places = places
+        self._positions = positions
         self._reload = reload
         self._is_open = is_open
         self._urls = urls
@@ -127,7 +127,7 @@ class JobStream:
                         if batch:
                             yield batch
             finally:
-                self._places.unwatch(follower)
+                self._positions.unwatch(follower)
 
     def _patience_s(self) -> float:
         patience_s = TERMINAL_PATIENCE_S if self._state in TERMINAL_JOB else HEARTBEAT_S
@@ -135,9 +135,9 @@ class JobStream:
 
     async def _wait(self, follower: Follower, timeout_s: float) -> list[Told | Pause]:
         if self._is_waiting:
-            self._places.watch(follower)
+            self._positions.watch(follower)
         else:
-            self._places.unwatch(follower)
+            self._positions.unwatch(follower)
         told_at_s = self._told_at_s
         at_once = None if self._take is None or self._is_behind or self._is_waiting else self._tell_at_once
         items = await follower.next(timeout_s, at_once)

@@ -16,7 +16,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from vitascope_common.errors import InvalidRequestError
-from vitascope_gateway.body import EdgeError
+from vitascope_gateway.body import EdgeError, multipart_headers
 from vitascope_gateway.files import INPUT, MAX_FILE_BYTES, read_ttl_ms
 from vitascope_gateway.places import Places
 from vitascope_gateway.request import show
@@ -64,13 +64,14 @@ class Uploads:
 
 
 async def _receive(request: Request, path: Path) -> Upload:
-    media_type, options = parse_options_header(request.headers.get("content-type", ""))
-    if media_type != b"multipart/form-data":
+    content_type = request.headers.get("content-type", "")
+    if parse_options_header(content_type)[0] != b"multipart/form-data":
         message = "The content type must be multipart/form-data, with the fields file and purpose."
         raise EdgeError(415, "unsupported_media_type", message, param="content-type")
+    boundary, headers = multipart_headers(content_type, "utf-8")
     parser = MultiPartParser(
-        request.headers,
-        _chunks(request, options.get(b"boundary", b"")),
+        headers,
+        _chunks(request, boundary),
         max_files=1,
         max_fields=len(_FIELDS),
         max_part_size=MAX_REST_BYTES,

@@ -25,9 +25,10 @@ from vitascope_common.url_guard import UrlGuard
 from vitascope_common.webhooks import SigningSecret
 from vitascope_gateway.forms import boolean_of
 from vitascope_gateway.hook import ALLOWED, Hook, read_event_types
-from vitascope_gateway.idempotency import Repeatable
+from vitascope_gateway.idempotency import Mark, Repeatable, repeatable
 from vitascope_gateway.places import Places
 from vitascope_gateway.request import show
+from vitascope_gateway.service import Caller
 
 MAX_ENDPOINTS = 20
 MAX_NAME_CHARS = 100
@@ -87,7 +88,14 @@ class TooManyEndpointsError(Exception):
 
 
 class WebhookStore(Protocol):
-    """SQL. None: this tenant has no such thing. Every method raises UnavailableError when the database is away."""
+    """SQL. None: this tenant has no such thing. Every method raises UnavailableError when the database is away.
+
+    What a request makes or changes once comes with whether it had done so before.
+    """
+
+    async def made(self, sent: Repeatable) -> str | None:
+        """Return the endpoint that this request has made already."""
+        ...
 
     async def add(self, endpoint: Endpoint, max_endpoints: int, sent: Repeatable | None = None) -> str:
         """Write a new one, unless the request has made one; return the id of the one there is.
@@ -109,7 +117,7 @@ class WebhookStore(Protocol):
         old_expires_at_ms: int | None,
         now_ms: int,
         sent: Repeatable | None = None,
-    ) -> Endpoint:
+    ) -> tuple[Endpoint, bool]:
         """Replace a secret; the one before it signs until `old_expires_at_ms`, or (None) not any more.
 
         A request that has done so already does it no second time. Raises NotFoundError.
@@ -128,7 +136,7 @@ class WebhookStore(Protocol):
         old_expires_at_ms: int | None,
         now_ms: int,
         sent: Repeatable | None = None,
-    ) -> SigningSecret: ...
+    ) -> tuple[SigningSecret, bool]: ...
     async def deliveries(
         self,
         tenant_id: str,
@@ -144,7 +152,7 @@ class WebhookStore(Protocol):
 
 
 class Webhooks:
-    """The use cases."""
+    """The use cases. What a request may ask for again returns with it whether it had been done before, and says so."""
 
     def __init__(self, store: WebhookStore, guard: UrlGuard) -> None:
         self._store = store
@@ -157,12 +165,18 @@ class Webhooks:
         if hook is not None:
             self._check_url(hook.url, "webhook_url")
 
-    async def create(self, tenant_id: str, fields: Mapping[str, Any], sent: Repeatable | None = None) -> Endpoint:
+    async def create(
+        self, caller: Caller, fields: Mapping[str, Any], mark: Mark | None = None
+    ) -> tuple[Endpoint, bool]:
         """Make an endpoint with a new secret. Raises InvalidRequestError, UnknownOutcomeError."""
         checked = self._checked(fields)
         for name in ("name", "url", "event_types"):
             if name not in checked:
                 raise InvalidRequestError(f"{name} is required.", param=name)
+        tenant_id, sent = caller.tenant_id, await _sent(caller, mark, "webhook endpoint", fields)
+        made = await self._store.made(sent) if sent is not None and sent.may_be_made else None
+        if made is not None:
+            return await self.endpoint(tenant_id, made), True
         await self._check_addresses(tenant_id, checked["url"])
         now_ms = ids.now_ms()
         endpoint = Endpoint(
@@ -180,9 +194,9 @@ class Webhooks:
             message = f"You have {MAX_ENDPOINTS} webhook endpoints, the most there can be; delete one first."
             raise InvalidRequestError(message) from None
         if made != endpoint.endpoint_id:
-            return await self.endpoint(tenant_id, made)
+            return await self.endpoint(tenant_id, made), True
         _log.info("webhook.endpoint_made", endpoint=endpoint.endpoint_id, tenant=tenant_id)
-        return endpoint
+        return endpoint, False
 
     async def endpoint(self, tenant_id: str, endpoint_id: str) -> Endpoint:
         """Return one endpoint. Raises NotFoundError."""
@@ -206,15 +220,16 @@ class Webhooks:
         return _found(await self._store.change(tenant_id, endpoint_id, checked, ids.now_ms()))
 
     async def rotate(
-        self, tenant_id: str, endpoint_id: str, fields: Mapping[str, Any], sent: Repeatable | None = None
-    ) -> Endpoint:
+        self, caller: Caller, endpoint_id: str, fields: Mapping[str, Any], mark: Mark | None = None
+    ) -> tuple[Endpoint, bool]:
         """Give an endpoint a new secret. Raises NotFoundError, InvalidRequestError, UnknownOutcomeError."""
         is_old_kept, now_ms = _is_old_kept(fields), ids.now_ms()
         expires_at_ms = now_ms + webhooks.OLD_SECRET_TTL_MS if is_old_kept else None
-        secret = webhooks.new_secret()
-        endpoint = await self._store.rotate(tenant_id, _known(endpoint_id), secret, expires_at_ms, now_ms, sent)
-        _log.info("webhook.secret_rotated", endpoint=endpoint_id, tenant=tenant_id, is_old_kept=is_old_kept)
-        return endpoint
+        tenant_id, sent = caller.tenant_id, await _sent(caller, mark, f"rotate {_known(endpoint_id)}", fields)
+        done = await self._store.rotate(tenant_id, endpoint_id, webhooks.new_secret(), expires_at_ms, now_ms, sent)
+        if not done[1]:
+            _log.info("webhook.secret_rotated", endpoint=endpoint_id, tenant=tenant_id, is_old_kept=is_old_kept)
+        return done
 
     async def delete(self, tenant_id: str, endpoint_id: str) -> None:
         """Remove an endpoint; what is on its way to it is given up. Raises NotFoundError."""
@@ -227,14 +242,16 @@ class Webhooks:
         return await self._store.default_secret(tenant_id, ids.now_ms())
 
     async def rotate_default(
-        self, tenant_id: str, fields: Mapping[str, Any], sent: Repeatable | None = None
-    ) -> SigningSecret:
+        self, caller: Caller, fields: Mapping[str, Any], mark: Mark | None = None
+    ) -> tuple[SigningSecret, bool]:
         """Replace the default secret. Raises InvalidRequestError, UnknownOutcomeError."""
         is_old_kept, now_ms = _is_old_kept(fields), ids.now_ms()
         expires_at_ms = now_ms + webhooks.OLD_SECRET_TTL_MS if is_old_kept else None
-        signing = await self._store.rotate_default(tenant_id, webhooks.new_secret(), expires_at_ms, now_ms, sent)
-        _log.info("webhook.default_secret_rotated", tenant=tenant_id, is_old_kept=is_old_kept)
-        return signing
+        tenant_id, sent = caller.tenant_id, await _sent(caller, mark, "rotate default", fields)
+        done = await self._store.rotate_default(tenant_id, webhooks.new_secret(), expires_at_ms, now_ms, sent)
+        if not done[1]:
+            _log.info("webhook.default_secret_rotated", tenant=tenant_id, is_old_kept=is_old_kept)
+        return done
 
     async def test(self, tenant_id: str, endpoint_id: str, fields: Mapping[str, Any]) -> tuple[str, int]:
         """Send a sample event at once; return its type and the status that came back.
@@ -342,6 +359,10 @@ class Webhooks:
         await asyncio.wait({lookup}, timeout=LOOKUP_TIMEOUT_S)
         if lookup.done() and isinstance(error := lookup.exception(), UrlRefusedError):
             raise UrlRefusedError(error.message, param="url")
+
+
+async def _sent(caller: Caller, mark: Mark | None, what: str, fields: Mapping[str, Any]) -> Repeatable | None:
+    return await repeatable(mark, caller.tenant_id, caller.api_key_sha256, what, fields)
 
 
 def _only(fields: Mapping[str, Any], *names: str) -> None:

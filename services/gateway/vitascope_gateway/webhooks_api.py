@@ -1,6 +1,6 @@
 """The routes of webhooks: endpoints as the stock client's `client.webhooks` speaks them, the log, replay, secrets."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -9,8 +9,8 @@ from starlette.responses import JSONResponse, Response
 
 from vitascope_common import webhooks as wire
 from vitascope_common.webhooks import SigningSecret
-from vitascope_gateway.body import read_fields
-from vitascope_gateway.idempotency import Mark, Repeatable, repeatable
+from vitascope_gateway.body import READ_TYPES, read_fields
+from vitascope_gateway.idempotency import REPLAYED_ANSWER, Mark, replayed
 from vitascope_gateway.service import Caller
 from vitascope_gateway.webhooks import MAX_ENDPOINTS, MAX_NAME_CHARS, Delivery, Endpoint, Webhooks
 
@@ -36,7 +36,7 @@ def _body(properties: dict[str, Any], *required: str, is_required: bool = True) 
     schema: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": properties}
     if required:
         schema["required"] = list(required)
-    return {"requestBody": {"required": is_required, "content": {"application/json": {"schema": schema}}}}
+    return {"requestBody": {"required": is_required, "content": {one: {"schema": schema} for one in READ_TYPES}}}
 
 
 class WebhookEndpoint(BaseModel):
@@ -149,6 +149,7 @@ def make_webhooks_router(
     After = Annotated[str | None, Query(description="Id of the last one of the page before.")]
     Limit = Annotated[int, Query(ge=1, le=100)]
     of_body = errors(400, 401, 404, 408, 413, 415, 429, 503)
+    of_repeatable = errors(400, 401, 404, 408, 413, 415, 422, 429, 503) | {200: REPLAYED_ANSWER}
 
     @router.get("/webhook_event_types", response_model=WebhookEventTypes, responses=errors(401, 503))
     async def list_event_types(_: Known) -> Response:
@@ -158,16 +159,15 @@ def make_webhooks_router(
     @router.post(
         "/webhook_endpoints",
         response_model=WebhookEndpointWithSecret,
-        responses=errors(400, 401, 404, 408, 413, 415, 422, 429, 503),
+        responses=of_repeatable,
         openapi_extra=_body(_ENDPOINT_FIELDS, *_ENDPOINT_FIELDS),
         description=f"Make an endpoint that is told of all your videos. You can have {MAX_ENDPOINTS}.",
     )
     async def create_endpoint(request: Request, known: Known, mark: Marked) -> Response:
         """Make an endpoint."""
         fields = await read_fields(request, known.tenant_id)
-        sent = _sent(mark, known, "webhook endpoint", fields)
-        endpoint = await webhooks.create(known.tenant_id, fields, sent)
-        return JSONResponse(_with_secret(endpoint).model_dump(), headers=SECRET_HEADERS)
+        endpoint, is_replayed = await webhooks.create(known, fields, mark)
+        return JSONResponse(_with_secret(endpoint).model_dump(), headers=SECRET_HEADERS | replayed(is_replayed))
 
     @router.get("/webhook_endpoints", response_model=WebhookEndpointList, responses=errors(400, 401, 503))
     async def list_endpoints(known: Known, after: After = None, limit: Limit = 20) -> Response:
@@ -208,7 +208,7 @@ def make_webhooks_router(
     @router.post(
         "/webhook_endpoints/{webhook_endpoint_id}/rotate_secret",
         response_model=WebhookEndpointWithSecret,
-        responses=errors(400, 401, 404, 408, 413, 415, 422, 429, 503),
+        responses=of_repeatable,
         openapi_extra=_body(_ROTATE_FIELDS, is_required=False),
     )
     async def rotate_endpoint_secret(
@@ -216,9 +216,8 @@ def make_webhooks_router(
     ) -> Response:
         """Give an endpoint a new secret."""
         fields = await _fields(request, known.tenant_id)
-        sent = _sent(mark, known, f"rotate {webhook_endpoint_id}", fields)
-        endpoint = await webhooks.rotate(known.tenant_id, webhook_endpoint_id, fields, sent)
-        return JSONResponse(_with_secret(endpoint).model_dump(), headers=SECRET_HEADERS)
+        endpoint, is_replayed = await webhooks.rotate(known, webhook_endpoint_id, fields, mark)
+        return JSONResponse(_with_secret(endpoint).model_dump(), headers=SECRET_HEADERS | replayed(is_replayed))
 
     @router.post(
         "/webhook_endpoints/{webhook_endpoint_id}/test",
@@ -242,15 +241,14 @@ def make_webhooks_router(
     @router.post(
         "/webhooks/default/rotate_secret",
         response_model=WebhookSecret,
-        responses=errors(400, 401, 408, 413, 415, 422, 429, 503),
+        responses=errors(400, 401, 408, 413, 415, 422, 429, 503) | {200: REPLAYED_ANSWER},
         openapi_extra=_body(_ROTATE_FIELDS, is_required=False),
     )
     async def rotate_default_secret(request: Request, known: Known, mark: Marked) -> Response:
         """Replace what signs for the URLs that your requests name."""
         fields = await _fields(request, known.tenant_id)
-        sent = _sent(mark, known, "rotate default", fields)
-        signing = await webhooks.rotate_default(known.tenant_id, fields, sent)
-        return JSONResponse(_secret(signing).model_dump(), headers=SECRET_HEADERS)
+        signing, is_replayed = await webhooks.rotate_default(known, fields, mark)
+        return JSONResponse(_secret(signing).model_dump(), headers=SECRET_HEADERS | replayed(is_replayed))
 
     @router.get("/webhook_deliveries", response_model=WebhookDeliveryList, responses=errors(400, 401, 503))
     async def list_deliveries(
@@ -280,11 +278,6 @@ def make_webhooks_router(
         return JSONResponse(_delivery(delivery).model_dump(), 202)
 
     return router
-
-
-def _sent(mark: Mark | None, known: Caller, what: str, fields: Mapping[str, Any]) -> Repeatable | None:
-    """Return how this request is recognised when it comes again."""
-    return None if mark is None else repeatable(mark, known.tenant_id, known.api_key_sha256, what, fields)
 
 
 async def _fields(request: Request, tenant_id: str) -> dict[str, Any]:

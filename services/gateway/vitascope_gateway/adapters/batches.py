@@ -7,14 +7,22 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vitascope_common.database import Database
-from vitascope_common.errors import QuotaExceededError
 from vitascope_common.jobs import JobState
 from vitascope_common.tables import batch_lines, batches, jobs, tenants
 from vitascope_gateway.adapters.files import show
 from vitascope_gateway.adapters.paging import page_of
 from vitascope_gateway.admission import once
 from vitascope_gateway.batch_lines import EXPIRED
-from vitascope_gateway.batches import CAN_BE_CANCELLED, Batch, BatchState, Counts, End, Line, LineState
+from vitascope_gateway.batches import (
+    CAN_BE_CANCELLED,
+    Batch,
+    BatchState,
+    Counts,
+    End,
+    Line,
+    LineState,
+    TooManyBatchesError,
+)
 from vitascope_gateway.idempotency import Repeatable, find
 
 INSERT_ROWS = 500
@@ -52,7 +60,7 @@ class SqlBatches:
             if made is None:
                 if not await _count(connection, batch.tenant_id, 1, tenants.c.num_batches < max_batches):
                     message = f"You have {max_batches} batches under way; begin another one when one of them is over."
-                    raise QuotaExceededError(message)
+                    raise TooManyBatchesError(message)
                 await connection.execute(sa.insert(batches).values(values))
         return made or batch.batch_id
 

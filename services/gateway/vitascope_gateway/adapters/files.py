@@ -94,6 +94,11 @@ class SqlFiles:
         async with self._database.transaction() as connection:
             return (await connection.execute(hide)).one_or_none() is not None
 
+    async def expire(self, file_id: str, now_ms: int) -> None:
+        """Let the next sweep take a file."""
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.update(files).where(_ROW.file_id == file_id).values(expires_at_ms=now_ms))
+
     async def expired(self, now_ms: int, limit: int) -> Sequence[File]:
         """Return files that may be swept, those that have waited longest first."""
         is_read = sa.exists().where(batches.c.input_file_id == _ROW.file_id, batches.c.ended_at_ms.is_(None))

@@ -12,7 +12,7 @@ from vitascope_common.tables import api_keys, jobs, tasks, tenants
 from vitascope_gateway import admission
 from vitascope_gateway.adapters.paging import page_of
 from vitascope_gateway.hook import Hook
-from vitascope_gateway.idempotency import Repeatable, find
+from vitascope_gateway.idempotency import Repeatable, find, note_refusal
 from vitascope_gateway.request import SERVICE_CLASSES
 from vitascope_gateway.service import Caller, JobRecord
 
@@ -79,6 +79,10 @@ class SqlStore:
     async def made(self, sent: Repeatable) -> str | None:
         """Return the job that this request has made already."""
         return await find(self._database, sent)
+
+    async def note_refusal(self, sent: Repeatable) -> None:
+        """Remember that the first try of a call was refused."""
+        await note_refusal(self._database, sent)
 
     async def job(self, tenant_id: str, job_id: str) -> JobRecord | None:
         """Return one job of this tenant that is not deleted."""

@@ -13,7 +13,7 @@ from vitascope_common.tables import webhook_deliveries, webhook_endpoints, webho
 from vitascope_common.webhooks import SigningSecret
 from vitascope_gateway.adapters.paging import page_of
 from vitascope_gateway.admission import keep_webhook_secret, once
-from vitascope_gateway.idempotency import Repeatable
+from vitascope_gateway.idempotency import Repeatable, find
 from vitascope_gateway.webhooks import Delivery, Endpoint, TooManyEndpointsError, endpoint_not_found
 
 _ENDPOINT, _TENANT, _DELIVERY = webhook_endpoints.c, webhook_tenants.c, webhook_deliveries.c
@@ -27,6 +27,10 @@ class SqlWebhooks:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def made(self, sent: Repeatable) -> str | None:
+        """Return the endpoint that this request has made already."""
+        return await find(self._database, sent)
 
     async def add(self, endpoint: Endpoint, max_endpoints: int, sent: Repeatable | None = None) -> str:
         """Write an endpoint, unless the request has made one, or there are too many."""
@@ -91,7 +95,7 @@ class SqlWebhooks:
         old_expires_at_ms: int | None,
         now_ms: int,
         sent: Repeatable | None = None,
-    ) -> Endpoint:
+    ) -> tuple[Endpoint, bool]:
         """Replace the secret of an endpoint, unless the request has done so."""
         values = _rotated(_ENDPOINT.secret, secret, old_expires_at_ms) | {"updated_at_ms": now_ms}
         query = sa.select(webhook_endpoints).where(_is_endpoint(tenant_id, endpoint_id))
@@ -100,7 +104,7 @@ class SqlWebhooks:
             row = (await connection.execute(asked)).mappings().one_or_none()
             if row is None:
                 raise endpoint_not_found()  # in here: the request has not been done
-        return _endpoint(row)
+        return _endpoint(row), done is not None
 
     async def remove(self, tenant_id: str, endpoint_id: str) -> bool:
         """Delete an endpoint. False: there was none."""
@@ -136,7 +140,7 @@ class SqlWebhooks:
         old_expires_at_ms: int | None,
         now_ms: int,
         sent: Repeatable | None = None,
-    ) -> SigningSecret:
+    ) -> tuple[SigningSecret, bool]:
         """Replace the default secret, unless the request has done so."""
         update = (
             sa.update(webhook_tenants)
@@ -148,7 +152,7 @@ class SqlWebhooks:
         async with once(self._database, sent, tenant_id, _hint(_REPLACED)) as (connection, done):
             await keep_webhook_secret(connection, tenant_id, now_ms)
             row = (await connection.execute(update if done is None else query)).one()
-        return SigningSecret(*row)
+        return SigningSecret(*row), done is not None
 
     async def deliveries(
         self,

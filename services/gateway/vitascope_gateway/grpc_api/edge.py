@@ -19,7 +19,7 @@ from vitascope_common.grpc_errors import RpcStatus, to_status
 from vitascope_common.grpc_hooks import AroundInterceptor
 from vitascope_gateway import metrics
 from vitascope_gateway.admission import UnknownOutcomeError
-from vitascope_gateway.body import BODY_TIMEOUT_S, EdgeError
+from vitascope_gateway.body import ARRIVING, BODY_TIMEOUT_S, MAX_BODY_BYTES, EdgeError
 from vitascope_gateway.callers import caller_of
 from vitascope_gateway.edge import RETRY_AFTER_S, request_id_of
 from vitascope_gateway.grpc_api.wire import MAX_FIELDS, has_many_fields
@@ -31,6 +31,8 @@ DETAILS = "grpc-status-details-bin"
 DOMAIN = "vitascope"
 MAX_MESSAGE_BYTES = 1000
 """Of an error's text, which travels twice: both have to fit into the 8 KiB that clients take as headers."""
+PROMPT_S = 0.5
+"""In which a message arrives that holds nobody up."""
 PUBLIC_STATUS = {ErrorKind.CONFLICT: grpc.StatusCode.FAILED_PRECONDITION}
 """Where strangers are told otherwise than our services: some clients repeat what is ABORTED, and it would not help."""
 
@@ -109,7 +111,7 @@ def unary(store: Store, route: str, kind: type[M], answer: Answer[M]) -> grpc.Rp
     async def handle(_: Any, context: Any) -> Message:
         with metrics.REQUEST_SECONDS.labels("gRPC", route).time():
             caller = await _caller(store, context)
-            return await answer(caller, await _read(kind, context), context)
+            return await answer(caller, await _read(kind, caller.tenant_id, context), context)
 
     return grpc.stream_unary_rpc_method_handler(handle, None, _written)
 
@@ -119,7 +121,7 @@ def stream(store: Store, kind: type[M], follow: Follow[M]) -> grpc.RpcMethodHand
 
     async def handle(_: Any, context: Any) -> None:
         caller = await _caller(store, context)
-        await follow(caller, await _read(kind, context), context)
+        await follow(caller, await _read(kind, caller.tenant_id, context), context)
 
     return grpc.stream_stream_rpc_method_handler(handle, None, None)
 
@@ -128,13 +130,14 @@ async def _caller(store: Store, context: Any) -> Caller:
     return await caller_of(store, headers_of(context).get("authorization", ""))
 
 
-async def _read(kind: type[M], context: Any) -> M:
-    """Read the message of a call. Raises: InvalidRequestError: there is none, or it cannot be read."""
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            raw = await context.read()
-    except TimeoutError:
-        raise EdgeError(408, "body_too_slow", f"The message did not arrive within {BODY_TIMEOUT_S:.0f} s.") from None
+async def _read(kind: type[M], tenant_id: str, context: Any) -> M:
+    """Read the message of a call.
+
+    Raises:
+        InvalidRequestError: there is none, or it cannot be read, or it is too slow.
+        QuotaExceededError, UnavailableError: too much arrives, of this tenant or of all.
+    """
+    raw = await _arrived(tenant_id, context)
     if raw is grpc.aio.EOF:
         raise InvalidRequestError("The call has no message.")
     if has_many_fields(raw, kind):
@@ -143,6 +146,22 @@ async def _read(kind: type[M], context: Any) -> M:
         return kind.FromString(raw)
     except DecodeError:
         raise InvalidRequestError(f"The message is no {kind.DESCRIPTOR.full_name} of protobuf.") from None
+
+
+async def _arrived(tenant_id: str, context: Any) -> Any:
+    """Return the bytes of a message. While they do not come at once, they count as all that they may become."""
+    reading = asyncio.ensure_future(context.read())
+    try:
+        await asyncio.wait({reading}, timeout=PROMPT_S)
+        if not reading.done():
+            with ARRIVING.held(tenant_id, MAX_BODY_BYTES):
+                await asyncio.wait({reading}, timeout=BODY_TIMEOUT_S)
+        if not reading.done():
+            message = f"The message did not arrive within {BODY_TIMEOUT_S:.0f} s."
+            raise EdgeError(408, "body_too_slow", message)
+        return reading.result()
+    finally:
+        reading.cancel()
 
 
 def _written(message: Message) -> bytes:
