@@ -30,6 +30,7 @@ const POLL_MS = 1000;
 export interface ClientOptions {
   /** Address of the gateway, with or without `/v1`. */
   baseUrl: string;
+  /** Space around it, as files of keys have it, is no part of it. */
   apiKey: string;
   /** How long the server may say nothing, in milliseconds; default 60,000. */
   timeoutMs?: number | undefined;
@@ -81,15 +82,14 @@ export class Vitascope {
 
   constructor(options: ClientOptions) {
     this.baseUrl = addressOf(options.baseUrl);
-    if (!options.apiKey) throw new VitascopeError("apiKey is missing.");
-    try {
-      new Headers({ Authorization: `Bearer ${options.apiKey}` });
-    } catch (cause) {
-      throw new VitascopeError("apiKey holds characters that no header can.", { cause });
+    const apiKey = (options.apiKey ?? "").trim();
+    if (apiKey === "") throw new VitascopeError("apiKey is missing.");
+    if (!/^[!-~]+$/.test(apiKey)) {
+      throw new VitascopeError("apiKey cannot be used: a key is printable ASCII without spaces.");
     }
     const { timeoutMs = DEFAULT_TIMEOUT_MS, maxRetries = DEFAULT_MAX_RETRIES } = options;
     const send: Fetch = options.fetch ?? ((url, init) => fetch(url, init));
-    const http = new Http(this.baseUrl, options.apiKey, timeoutMs, maxRetries, send);
+    const http = new Http(this.baseUrl, apiKey, timeoutMs, maxRetries, send);
     this.videos = new Videos(http);
     this.models = new Models(http);
   }
@@ -105,7 +105,7 @@ export class Models {
 
   /** List the models of the server. */
   async list(options: CallOptions = {}): Promise<readonly Model[]> {
-    return (await this.#http.json<{ data: Model[] }>("/v1/models", options)).data.data;
+    return (await this.#http.json<{ data: Model[] }>("/v1/models", "data", options)).data.data;
   }
 }
 
@@ -153,17 +153,17 @@ export class Videos {
   /** Say what `create` would make, cost and wait for. Nothing is made. */
   async estimate(params: CreateParams, options: CallOptions = {}): Promise<Estimate> {
     const call = { ...options, method: "POST", body: bodyOf(params) };
-    return (await this.#http.json<Estimate>("/v1/videos/estimate", call)).data;
+    return (await this.#http.json<Estimate>("/v1/videos/estimate", "price", call)).data;
   }
 
   /** List what each model can do here, and what it costs. */
   async models(options: CallOptions = {}): Promise<readonly Model[]> {
-    return (await this.#http.json<{ data: Model[] }>("/v1/videos/models", options)).data.data;
+    return (await this.#http.json<{ data: Model[] }>("/v1/videos/models", "data", options)).data.data;
   }
 
   /** Return one video as it is now. */
   async retrieve(videoId: string, options: CallOptions = {}): Promise<Video> {
-    return (await this.#http.json<Video>(pathOf(videoId), options)).data;
+    return (await this.#http.json<Video>(pathOf(videoId), "id", options)).data;
   }
 
   /** Yield your videos, page after page. */
@@ -179,17 +179,17 @@ export class Videos {
   /** Return one page; the next one is that after its `last_id`, while it `has_more`. */
   async page(options: ListOptions = {}): Promise<VideoPage> {
     const { signal, after, limit, order } = options;
-    return (await this.#http.json<VideoPage>("/v1/videos", { signal, query: { after, limit, order } })).data;
+    return (await this.#http.json<VideoPage>("/v1/videos", "data", { signal, query: { after, limit, order } })).data;
   }
 
   /** Delete a video; one that is still being made is cancelled first. */
   async delete(videoId: string, options: CallOptions = {}): Promise<void> {
-    await this.#http.json(pathOf(videoId), { ...options, method: "DELETE" });
+    await this.#http.json<{ deleted: boolean }>(pathOf(videoId), "deleted", { ...options, method: "DELETE" });
   }
 
   /** Cancel a video that is not finished; a finished one stays as it is. */
   async cancel(videoId: string, options: CallOptions = {}): Promise<Video> {
-    return (await this.#http.json<Video>(`${pathOf(videoId)}/cancel`, { ...options, method: "POST" })).data;
+    return (await this.#http.json<Video>(`${pathOf(videoId)}/cancel`, "id", { ...options, method: "POST" })).data;
   }
 
   /**
@@ -260,7 +260,7 @@ export class Videos {
     for (;;) {
       let waitMs = POLL_MS;
       try {
-        const { data: video, headers } = await this.#http.json<Video>(pathOf(videoId), { signal });
+        const { data: video, headers } = await this.#http.json<Video>(pathOf(videoId), "id", { signal });
         onProgress?.(progressOf(video));
         if (isFinished(video)) return video;
         waitMs = Number(headers.get("openai-poll-after-ms")) || POLL_MS;
@@ -314,7 +314,8 @@ export class Videos {
   async #make(path: string, params: object | undefined, options: MakeOptions): Promise<Video> {
     const headers = { "Idempotency-Key": options.idempotencyKey ?? newKey() };
     const body = params === undefined ? undefined : bodyOf(params);
-    return (await this.#http.json<Video>(path, { method: "POST", headers, body, signal: options.signal })).data;
+    const call = { method: "POST", headers, body, signal: options.signal };
+    return (await this.#http.json<Video>(path, "id", call)).data;
   }
 }
 

@@ -48,16 +48,17 @@ export class Http {
   }
 
   /**
-   * Send a request and return the answer's JSON and headers.
+   * Send a request and return the answer's JSON and headers. Another server may answer with JSON as well: what has no
+   * such `field` is not from ours.
    *
    * Repeats it after any transient failure: what creates something carries a key, by which the server knows it again. A
    * DELETE whose first answer was lost and that then finds nothing has done its work.
    */
-  async json<T>(path: string, call: Call = {}): Promise<{ data: T; headers: Headers }> {
+  async json<T>(path: string, field: keyof T, call: Call = {}): Promise<{ data: T; headers: Headers }> {
     let mayBeDone = false;
     return this.repeat(async () => {
       try {
-        return await this.#json<T>(path, call);
+        return await this.#json<T>(path, field, call);
       } catch (error) {
         const isDone = call.method === "DELETE" && mayBeDone && error instanceof NotFoundError;
         if (isDone) return { data: {} as T, headers: new Headers() };
@@ -67,14 +68,16 @@ export class Http {
     }, call.signal);
   }
 
-  async #json<T>(path: string, call: Call): Promise<{ data: T; headers: Headers }> {
+  async #json<T>(path: string, field: keyof T, call: Call): Promise<{ data: T; headers: Headers }> {
     const opened = await this.open(path, call, this.timeoutMs);
     try {
       const text = await opened.text();
       try {
-        return { data: JSON.parse(text) as T, headers: opened.answer.headers };
+        const data = JSON.parse(text) as T;
+        if (data[field] === undefined) throw new TypeError(`There is no ${String(field)} in it.`);
+        return { data, headers: opened.answer.headers };
       } catch (cause) {
-        throw new APIError(`${this.baseUrl} did not answer with JSON; is baseUrl right?`, { cause });
+        throw new APIError(`${this.baseUrl} did not answer as Vitascope does; is baseUrl right?`, { cause });
       }
     } finally {
       opened.close();
@@ -136,7 +139,8 @@ export async function open(fetch: Fetch, url: string, call: Call, silenceMs: num
   const given = Object.entries(call.query ?? {}).filter(([, value]) => value !== undefined);
   const query = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
   const headers = headersOf(call);
-  const init: RequestInit = { method: call.method ?? "GET", headers };
+  const method = call.method ?? "GET";
+  const init: RequestInit = { method, headers, redirect: method === "GET" ? "follow" : "manual" };
   if (call.body instanceof FormData) {
     init.body = call.body; // its boundary is the platform's
   } else if (call.body !== undefined) {
@@ -148,6 +152,8 @@ export async function open(fetch: Fetch, url: string, call: Call, silenceMs: num
     const separator = url.includes("?") ? "&" : "?";
     const sent = fetch(query === "" ? url : `${url}${separator}${query}`, { ...init, signal: watch.signal });
     const opened = new Opened(await watch.during(sent), watch);
+    const elsewhere = redirectOf(opened.answer, url);
+    if (elsewhere !== null) throw new APIError(`The server redirects this ${method}${elsewhere}; is baseUrl right?`);
     if (!opened.answer.ok) throw await errorOf(opened);
     return opened;
   } catch (error) {
@@ -242,6 +248,18 @@ class Watch {
   }
 }
 
+/** Return where a redirect leads that was not followed, "" where a browser does not tell; null: it is none. */
+function redirectOf(answer: Response, url: string): string | null {
+  if (answer.type === "opaqueredirect") return "";
+  const location = answer.headers.get("location");
+  if (answer.status < 300 || answer.status > 399 || location === null) return null;
+  try {
+    return ` to ${new URL(location, url).origin}`;
+  } catch {
+    return "";
+  }
+}
+
 async function errorOf(opened: Opened): Promise<APIStatusError> {
   const { status, headers } = opened.answer;
   const text = await opened.text();
@@ -258,11 +276,11 @@ async function errorOf(opened: Opened): Promise<APIStatusError> {
 }
 
 function headersOf(call: Call): Headers {
-  try {
-    return new Headers(call.headers);
-  } catch (cause) {
-    throw new VitascopeError("An id or a key holds characters that no header can.", { cause });
+  for (const value of Object.values(call.headers ?? {})) {
+    // Platforms differ in what they refuse, when, and whether they repeat it
+    if (!/^[ -~]*$/.test(value)) throw new VitascopeError("An id or a key holds characters that no header can.");
   }
+  return new Headers(call.headers);
 }
 
 /** Return what `retry-after-ms` or `retry-after` (seconds, or a date) ask for; null: neither can be read. */

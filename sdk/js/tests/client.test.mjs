@@ -5,6 +5,7 @@ import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { inspect } from "node:util";
 
 import * as vitascope from "../dist/index.js";
 import { fromEnv, saveVideo } from "../dist/node.js";
@@ -55,12 +56,13 @@ test("files go as a form, with everything else beside them", async (t) => {
 });
 
 test("what makes videos of videos has its own addresses", async (t) => {
-  const { asked, client } = await serve(t, [json(VIDEO, {}, 202)]);
+  const made = json(VIDEO, {}, 202);
+  const { asked, client } = await serve(t, [made, made, made, made, json({ price: 0.2 })]);
   await client.videos.remix(ID, { prompt: "x" });
   await client.videos.edit({ prompt: "x", video: { id: ID } });
   await client.videos.extend({ prompt: "x", video: new Blob(["film"]), seconds: "4" });
   await client.videos.extend({ prompt: "x", video: ID, seconds: "4" });
-  await client.videos.estimate({ prompt: "x" });
+  assert.equal((await client.videos.estimate({ prompt: "x" })).price, 0.2);
   const paths = [`/v1/videos/${ID}/remix`, "/v1/videos/edits", "/v1/videos/extensions", "/v1/videos/extensions"];
   assert.deepEqual(asked.map((one) => one.url), [...paths, "/v1/videos/estimate"]);
   assert.deepEqual(JSON.parse(asked[1].body.toString()), { prompt: "x", video: { id: ID } });
@@ -249,6 +251,79 @@ test("a download whose connection breaks begins again, and a file appears only w
   assert.deepEqual([await readdir(folder), await readFile(path, "utf8")], [["clip.mp4"], "the old one"]);
 });
 
+test("JSON of another server asks for the address", async (t) => {
+  for (const body of [{ ok: true }, [], "no", 5, null]) {
+    const { asked, client } = await serve(t, [json(body)]);
+    const calls = [
+      () => client.videos.create({ prompt: "x" }),
+      () => client.videos.estimate({ prompt: "x" }),
+      () => client.videos.retrieve(ID),
+      () => client.videos.wait(ID),
+      () => client.videos.delete(ID),
+      () => client.videos.list().next(),
+      () => client.videos.models(),
+      () => client.models.list(),
+    ];
+    for (const call of calls) {
+      await assert.rejects(call, (error) => {
+        return error instanceof APIError && !(error instanceof APIConnectionError) && /baseUrl/.test(error.message);
+      });
+    }
+    assert.equal(asked.length, calls.length + 1); // `wait` asks for events first
+  }
+});
+
+test("nothing but reading is redirected", async (t) => {
+  for (const status of [301, 302, 303, 307, 308]) {
+    /** @type {[string, (baseUrl: string) => string][]} */
+    const locations = [
+      ["https://user:secret@moved.test:8443/secret?token=secret", () => " to https://moved.test:8443"],
+      ["/secret", (baseUrl) => ` to ${baseUrl}`],
+      ["http://[secret", () => ""],
+    ];
+    for (const [location, where] of locations) {
+      /** @type {import("./server.mjs").Answer} */
+      const redirect = (response) => void response.writeHead(status, { location }).end();
+      const { asked, baseUrl, client } = await serve(t, [redirect]);
+      const calls = [
+        () => client.videos.create({ prompt: "x" }),
+        () => client.videos.edit({ prompt: "x", video: new Blob(["film"]) }),
+        () => client.videos.cancel(ID),
+      ];
+      for (const call of calls) {
+        const message = `The server redirects this POST${where(baseUrl)}; is baseUrl right?`;
+        await assert.rejects(call, { name: "APIError", message });
+      }
+      const message = `The server redirects this DELETE${where(baseUrl)}; is baseUrl right?`;
+      await assert.rejects(client.videos.delete(ID), { name: "APIError", message });
+      assert.equal(asked.length, calls.length + 1);
+    }
+    const location = `/v1/videos/${ID}/there`;
+    /** @type {import("./server.mjs").Answer} */
+    const redirect = (response) => void response.writeHead(status, { location }).end();
+    const { asked, client } = await serve(t, [redirect, json(VIDEO)]);
+    assert.equal((await client.videos.retrieve(ID)).id, ID);
+    assert.equal(asked[1].headers.authorization, "Bearer vs_key");
+  }
+});
+
+test("a browser does not say where a redirect leads, and it is the same error", async () => {
+  let numAsked = 0;
+  const answer = Object.defineProperties(new Response(null), {
+    type: { value: "opaqueredirect" },
+    status: { value: 0 },
+    ok: { value: false },
+  });
+  const browser = async () => {
+    numAsked++;
+    return answer;
+  };
+  const client = new Vitascope({ baseUrl: "http://a.test", apiKey: "k", fetch: browser });
+  const message = "The server redirects this POST; is baseUrl right?";
+  await assert.rejects(client.videos.create({ prompt: "x" }), { name: "APIError", message });
+  assert.equal(numAsked, 1);
+});
+
 test("the key does not follow a redirect to another server", async (t) => {
   const storage = await serve(t, [(response) => void response.end("film")]);
   const location = `${storage.baseUrl}/signed?token=x`;
@@ -261,9 +336,6 @@ test("address and key are checked at once", async () => {
   for (const baseUrl of ["", "127.0.0.1:8000", "ftp://a.test", "http://", "/v1"]) {
     assert.throws(() => new Vitascope({ baseUrl, apiKey: "k" }), VitascopeError, baseUrl);
   }
-  for (const apiKey of ["", "k€y", "k\ny"]) {
-    assert.throws(() => new Vitascope({ baseUrl: "http://a.test", apiKey }), VitascopeError);
-  }
   assert.equal(new Vitascope({ baseUrl: "http://a.test/v1/", apiKey: "k" }).baseUrl, "http://a.test");
   const client = new Vitascope({ baseUrl: "http://a.test", apiKey: "k" });
   for (const id of ["", ".", ".."]) {
@@ -271,6 +343,36 @@ test("address and key are checked at once", async () => {
     await assert.rejects(client.videos.retry(id), VitascopeError);
     await assert.rejects(client.videos.download(id), VitascopeError);
   }
+});
+
+test("a key is read as files end, and never shown", async (t) => {
+  for (const apiKey of ["", " ", "\n"]) {
+    assert.throws(() => new Vitascope({ baseUrl: "http://a.test", apiKey }), /missing/);
+  }
+  for (const apiKey of ["sec ret", "sec\nret", "sec\rret", "sec\x7fret", "sec\x1bret", "secrét", "sec€ret"]) {
+    assert.throws(() => new Vitascope({ baseUrl: "http://a.test", apiKey }), (error) => {
+      return error instanceof VitascopeError && /printable ASCII/.test(error.message) && !/sec/.test(inspect(error));
+    });
+  }
+  const { asked, client } = await serve(t, [json(VIDEO)], { apiKey: "\t vs_key\r\n" });
+  await client.videos.retrieve(ID);
+  assert.equal(asked[0].headers.authorization, "Bearer vs_key");
+});
+
+test("what no header can hold is not sent, and not tried again", async (t) => {
+  const { asked, client } = await serve(t, [json(VIDEO)]);
+  for (const value of ["a\nb", "a\0b", "a\x01b", "a\x7fb", "aéb", "a€b"]) {
+    const calls = [
+      () => client.videos.create({ prompt: "x" }, { idempotencyKey: value }),
+      () => client.videos.stream(ID, { lastEventId: value }).next(),
+    ];
+    for (const call of calls) {
+      await assert.rejects(call, (error) => {
+        return error instanceof VitascopeError && !(error instanceof APIError) && !inspect(error).includes(value);
+      });
+    }
+  }
+  assert.equal(asked.length, 0);
 });
 
 test("an id is one part of an address, whatever it says", async (t) => {

@@ -234,6 +234,15 @@ test("wait ends in time, with what its callback throws, and for a video that is 
   await assert.rejects(client.videos.wait(ID, { onProgress }), mine);
   const { client: other } = await serve(t, [failure(404)]);
   await assert.rejects(other.videos.wait(ID), vitascope.NotFoundError);
+  const patience = { "retry-after": "100" };
+  const away = [silence, failure(503, "x", patience), failure(429, "x", patience), hangUp, events([], "stay")];
+  for (const answers of [...away.map((one) => [one]), ...away.map((one) => [json({}), one])]) {
+    const { client: late } = await serve(t, answers);
+    const beganMs = performance.now();
+    await assert.rejects(late.videos.wait(ID, { timeoutMs: 100 }), /not finished after 0.1 s/);
+    const tookMs = performance.now() - beganMs;
+    assert.ok(tookMs > 90 && tookMs < 1000, `${tookMs}`);
+  }
   const { client: polling } = await serve(t, [json({}), json(VIDEO, { "openai-poll-after-ms": "5000" })]);
   await assert.rejects(polling.videos.wait(ID, { timeoutMs: 100 }), APITimeoutError);
 });

@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 import threading
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -35,9 +36,12 @@ from vitascope_client import (
     VitascopeError,
     _answers,
     _errors,
+    _runtime,
 )
+from vitascope_client._async import _http as _async_http
 from vitascope_client._async import _stream as _async_stream
 from vitascope_client._async import _videos as _async_videos
+from vitascope_client._sync import _http as _sync_http
 from vitascope_client._sync import _stream as _sync_stream
 from vitascope_client._sync import _videos as _sync_videos
 
@@ -94,6 +98,12 @@ def stream(*events: tuple[str, str, dict[str, Any]], cut: bool = False) -> httpx
     return httpx.Response(200, stream=Chunks(chunks()), headers=EVENTS)
 
 
+def set_clock(monkeypatch: pytest.MonkeyPatch, monotonic: Callable[[], float]) -> None:
+    """Let the clients read another clock."""
+    for module in (_async_http, _async_stream, _async_videos, _sync_http, _sync_stream, _sync_videos):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=monotonic))
+
+
 def test_the_public_names_are_one_list() -> None:
     public = {name for name in vars(vitascope_client) if not name.startswith("_")}
     public -= {name for name, value in vars(vitascope_client).items() if inspect.ismodule(value)}
@@ -112,6 +122,15 @@ def test_the_tree_at_the_top_of_the_errors_is_true() -> None:
 def samples() -> list[str]:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     return re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+
+
+def test_the_table_of_the_readme_names_what_there_is() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    table = re.findall(r"^\|.*\|$", readme, re.MULTILINE)
+    named = set(re.findall(r"`([\w.]+)\(", "\n".join(table)))
+    offered = {name for name in vars(vitascope_client.Videos) if not name.startswith("_")}
+    assert named == {*offered, "client.models"}
+    assert hasattr(Vitascope, "models")
 
 
 def answering(kind: type, answer: Callable[[httpx.Request], httpx.Response]) -> Any:
@@ -342,6 +361,53 @@ def test_address_and_key_come_from_the_environment(client: Any, monkeypatch: pyt
         client.open(api_key="kö€")
 
 
+@pytest.mark.parametrize("is_of_the_environment", [False, True], ids=["given", "of the environment"])
+def test_a_key_is_read_as_files_end_and_never_shown(
+    client: Any, monkeypatch: pytest.MonkeyPatch, is_of_the_environment: bool
+) -> None:
+    def open_with(key: str) -> tuple[Any, Any]:
+        monkeypatch.setenv("VITASCOPE_API_KEY", key)
+        return client({"data": []}, api_key=None if is_of_the_environment else key)  # type: ignore[no-any-return]
+
+    for space in ("\n", "\r\n", " ", "\t"):
+        one, server = open_with(f"{space}vs_key{space}")
+        one.models()
+        assert server.requests[0].headers["authorization"] == "Bearer vs_key"
+    for bad in (
+        "vs_sec ret",
+        "vs_sec\nret",
+        "vs_sec\rret",
+        "vs_sec\x7fret",
+        "vs_sec\x1bret",
+        "vs_secrét",
+        "vs_sec€ret",
+    ):
+        with pytest.raises(VitascopeError, match="printable ASCII") as raised:
+            open_with(bad)
+        shown = "".join(traceback.format_exception_only(raised.value))
+        assert "sec" not in shown
+        assert (raised.value.__cause__, raised.value.__context__) == (None, None)
+    for none in ("\n", " "):
+        with pytest.raises(VitascopeError, match="VITASCOPE_API_KEY"):
+            open_with(none)
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a ", "€"])
+def test_what_no_header_can_hold_is_not_sent_and_not_tried_again(
+    client: Any, recording_server: Any, pauses: list[float], value: str
+) -> None:
+    with client.open(base_url=f"http://127.0.0.1:{recording_server.server_port}", api_key="k") as one:
+        for call in (
+            lambda: one.videos.create(prompt="x", idempotency_key=value),
+            lambda: next(iter(one.videos.stream(ID, last_event_id=value))),
+        ):
+            with pytest.raises(VitascopeError, match=r"cannot be sent|no header can") as raised:
+                call()
+            assert not isinstance(raised.value, APIError)
+            assert repr(value.encode())[1:] not in "".join(traceback.format_exception(raised.value))
+    assert (recording_server.asked, pauses) == ([], [])
+
+
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
     [
@@ -376,6 +442,24 @@ def test_an_answer_that_is_not_json_asks_for_the_address(client: Any) -> None:
     one, _ = client(httpx.Response(200, content=b"<html>"))
     with pytest.raises(APIError, match="base_url"):
         one.videos.retrieve(ID)
+
+
+@pytest.mark.parametrize("body", [{"ok": True}, {"id": ID}, {"data": [{"ok": True}]}, {"data": None}, [], "no", None])
+def test_json_of_another_server_asks_for_the_address(client: Any, body: Any) -> None:
+    for call in (
+        lambda one: one.videos.create(prompt="x"),
+        lambda one: one.videos.estimate(prompt="x"),
+        lambda one: one.videos.retrieve(ID),
+        lambda one: one.videos.wait(ID),
+        lambda one: one.videos.delete(ID),
+        lambda one: next(iter(one.videos.list())),
+        lambda one: one.models(),
+        lambda one: one.admin.drain("default"),
+    ):
+        one, server = client(httpx.Response(200, json=body))
+        with pytest.raises(APIError, match=r"http://gateway\.test did not answer as Vitascope does; is base_url right"):
+            call(one)
+        assert len(server.requests) == 1
 
 
 def test_what_may_be_repeated_is(client: Any, pauses: list[float]) -> None:
@@ -453,6 +537,44 @@ def test_a_server_that_redirects_for_ever_is_an_error_of_ours(client: Any) -> No
     for call in (one.videos.retrieve, one.videos.download):
         with pytest.raises(APIError, match="cannot be read"):
             call(ID)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    ("location", "origin"),
+    [
+        ("https://user:secret@moved.test:8443/secret?token=secret", "https://moved.test:8443"),
+        ("/secret/", "http://gateway.test"),
+    ],
+)
+def test_nothing_but_reading_is_redirected(
+    client: Any, pauses: list[float], status: int, location: str, origin: str
+) -> None:
+    for method, call in (
+        ("POST", lambda one: one.videos.create(prompt="x")),
+        ("POST", lambda one: one.videos.edit(video=b"film", prompt="x")),
+        ("POST", lambda one: one.videos.cancel(ID)),
+        ("POST", lambda one: one.admin.drain("default")),
+        ("DELETE", lambda one: one.videos.delete(ID)),
+    ):
+        one, server = client(httpx.Response(status, headers={"location": location}), VIDEO)
+        with pytest.raises(APIError, match=f"redirects this {method} to {origin}; is base_url right") as raised:
+            call(one)
+        assert "secret" not in str(raised.value)
+        assert not isinstance(raised.value, _errors.TRANSIENT)
+        assert len(server.requests) == 1
+        one, server = client(httpx.Response(status, headers={"location": location}), VIDEO)
+        assert one.videos.retrieve(ID).id == ID
+        assert server.requests[1].headers.get("authorization") == (None if "moved" in origin else "Bearer vs_key")
+    assert pauses == []
+
+
+def test_a_redirect_that_leads_nowhere_is_an_error(client: Any) -> None:
+    for call in (lambda one: one.delete(ID), lambda one: one.download(ID), lambda one: next(iter(one.stream(ID)))):
+        one, server = client(httpx.Response(304))
+        with pytest.raises(InvalidRequestError, match="304"):
+            call(one.videos)
+        assert len(server.requests) == 1
 
 
 def test_videos_are_made_from_videos(client: Any, tmp_path: Path) -> None:
@@ -690,8 +812,7 @@ def test_a_server_that_ends_every_stream_at_once_is_given_up(client: Any, pauses
 
 def test_heartbeats_are_a_sign_of_life_and_so_is_the_caller(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 0.0
-    for module in (_async_stream, _sync_stream):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    set_clock(monkeypatch, lambda: now_s)
 
     def beats(_: httpx.Request) -> httpx.Response:
         def chunks() -> Iterator[bytes]:
@@ -777,8 +898,7 @@ def test_wait_gives_up_the_stream_of_a_server_that_stays_away_and_polls(
         now_s += 6.0
         raise httpx.ConnectError("away")
 
-    for module in (_async_stream, _sync_stream, _async_videos, _sync_videos):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    set_clock(monkeypatch, lambda: now_s)
     one, server = client(VIDEO, away, away, away, DONE)
     assert one.videos.wait(ID, timeout_s=60.0).is_finished
     assert [request.url.path.rpartition("/")[2] for request in server.requests] == [ID, *["events"] * 3, ID]
@@ -797,8 +917,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Callable[[httpx.
 
         return httpx.Response(200, stream=Chunks(chunks()), headers=EVENTS)
 
-    for module in (_async_stream, _sync_stream, _async_videos, _sync_videos):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    set_clock(monkeypatch, lambda: now_s)
     return answer
 
 
@@ -857,12 +976,94 @@ def test_wait_ends_in_time(client: Any, monkeypatch: pytest.MonkeyPatch, pauses:
         now_s += 10.0
         return httpx.Response(200, json=VIDEO, headers=POLLED)
 
-    for module in (_async_stream, _sync_stream, _async_videos, _sync_videos):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    set_clock(monkeypatch, lambda: now_s)
     one, _ = client(VIDEO, beats, poll)
     with pytest.raises(APITimeoutError):
         one.videos.wait(ID, timeout_s=100.0)
     assert now_s == 105.0  # four heartbeats and a fifth, then three polls
+
+
+class Clock:
+    """Time that passes while the client waits for the server, and between its requests."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 0.0
+        set_clock(monkeypatch, lambda: self.now_s)
+        monkeypatch.setattr(_runtime, "sleep", self.pass_)
+        monkeypatch.setattr(_runtime, "async_sleep", self._async_pass)
+
+    def pass_(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    async def _async_pass(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    def silent(self, request: httpx.Request) -> httpx.Response:
+        """Answer nothing for as long as the client listens."""
+        self.now_s += request.extensions["timeout"]["read"]
+        raise httpx.ReadTimeout("silence")
+
+    def silent_connect(self, request: httpx.Request) -> httpx.Response:
+        self.now_s += request.extensions["timeout"]["connect"]
+        raise httpx.ConnectTimeout("silence")
+
+    def late_stream(self, request: httpx.Request) -> httpx.Response:
+        if request.extensions["timeout"]["read"] < 20.0:
+            return self.silent(request)
+        self.now_s += 20.0
+        return self.silent_stream(request)
+
+    def silent_stream(self, request: httpx.Request) -> httpx.Response:
+        def chunks() -> Iterator[bytes]:
+            self.now_s += request.extensions["timeout"]["read"]
+            raise httpx.ReadTimeout("silence")
+            yield b""
+
+        return httpx.Response(200, stream=Chunks(chunks()), headers=EVENTS)
+
+
+@pytest.mark.parametrize("timeout_s", [0.5, 40.0, 200.0])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        lambda clock: clock.silent,
+        lambda clock: clock.silent_connect,
+        lambda _: lambda _: failure(503, **{"retry-after": "100"}),
+        lambda _: lambda _: failure(429, **{"retry-after": "100"}),
+    ],
+    ids=["silent", "not reached", "503 for 100 s", "429 for 100 s"],
+)
+@pytest.mark.parametrize("when", ["from the start", "once it was seen", "after a silent stream", "after a late one"])
+def test_wait_ends_in_time_whatever_the_server_does(
+    client: Any, monkeypatch: pytest.MonkeyPatch, timeout_s: float, refusal: Any, when: str
+) -> None:
+    clock = Clock(monkeypatch)
+    first = {
+        "from the start": [],
+        "once it was seen": [VIDEO],
+        "after a silent stream": [VIDEO, clock.silent_stream],
+        "after a late one": [VIDEO, clock.late_stream],
+    }
+    one, server = client(*first[when], refusal(clock))
+    with pytest.raises(APITimeoutError, match="not finished after"):
+        one.videos.wait(ID, timeout_s=timeout_s)
+    assert timeout_s <= clock.now_s <= timeout_s + 0.26
+    assert max(request.extensions["timeout"]["read"] for request in server.requests) <= min(max(timeout_s, 0.25), 60.0)
+
+
+def test_wait_looks_a_last_time_when_its_time_is_up_unless_the_server_wants_patience(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    poll = httpx.Response(200, json=VIDEO, headers={"openai-poll-after-ms": "5000"})
+    one, _ = client(poll, DONE)
+    assert one.videos.wait(ID, timeout_s=2.0).is_finished
+    assert clock.now_s == 2.0
+    one, server = client(failure(503, **{"retry-after": "5"}), DONE)
+    with pytest.raises(APITimeoutError) as raised:
+        one.videos.wait(ID, timeout_s=2.0)
+    assert isinstance(raised.value.__cause__, ServerError)
+    assert (clock.now_s, len(server.requests)) == (4.0, 1)
 
 
 def test_what_the_progress_callback_raises_reaches_the_caller(client: Any) -> None:

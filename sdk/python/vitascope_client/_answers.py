@@ -2,13 +2,15 @@
 
 import contextlib
 import ipaddress
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import httpx
 
 from vitascope_client._errors import APIConnectionError, APIError, APITimeoutError, status_error
 from vitascope_client._retries import retry_after_s
+
+Result = TypeVar("Result")
 
 CONNECT_TIMEOUT_S = 5.0
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
@@ -17,8 +19,11 @@ LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 
 def check(answer: httpx.Response) -> None:
     """Raise the error that an answer carries; its body has been read."""
-    if not answer.is_error:
+    if answer.is_success:
         return
+    if answer.next_request is not None:  # nobody has gone there
+        where = origin_of(answer.next_request.url)
+        raise APIError(f"The server redirects this {answer.request.method} to {where}; is base_url right?")
     try:
         body = answer.json()
     except ValueError:
@@ -32,14 +37,18 @@ def check(answer: httpx.Response) -> None:
     )
 
 
-def json_object(answer: httpx.Response) -> dict[str, Any]:
-    """Return the JSON object that an answer is, or raise its error."""
+def parsed(answer: httpx.Response, read: Callable[[Any], Result]) -> Result:
+    """Return what `read` makes of an answer's JSON, or raise its error. Another server may answer with JSON as well."""
     check(answer)
     try:
-        data = answer.json()
-    except ValueError as error:
-        raise APIError(f"{answer.url} did not answer with JSON; is base_url right?") from error
-    return data if isinstance(data, dict) else {}
+        return read(answer.json())
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise APIError(f"{origin_of(answer.url)} did not answer as Vitascope does; is base_url right?") from error
+
+
+def origin_of(url: httpx.URL) -> str:
+    """Return where an address leads, without what may be a secret in it: user, path and query."""
+    return f"{url.scheme}://{url.netloc.decode()}"
 
 
 def translated(error: httpx.RequestError) -> APIError:

@@ -43,7 +43,7 @@ class VideoFields(TypedDict, total=False):
     num_inference_steps: int | None
     guidance_scale: float | None
     solver: str | None
-    """How steps are taken; one that the model allows, `models()` lists them in `raw`."""
+    """How steps are taken; one that the model allows, `client.models()` lists them in `raw`."""
     temporal_attention: str | None
     """How frames see each other: full, causal or window, listed there too."""
     metadata: Mapping[str, str] | None

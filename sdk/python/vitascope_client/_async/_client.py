@@ -1,8 +1,9 @@
 """The client."""
 
 import os
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -29,31 +30,37 @@ class AsyncVitascope:
 
         Args:
             base_url: Address of the gateway, with or without `/v1`; default VITASCOPE_BASE_URL.
-            api_key: Default VITASCOPE_API_KEY.
+            api_key: Default VITASCOPE_API_KEY. Space around it, as files of keys have it, is no part of it.
             timeout_s: How long one answer may take.
             max_retries: How often a call that may be repeated is.
             transport: Replaces the network, for tests and proxies.
         """
         base_url = base_url or os.environ.get("VITASCOPE_BASE_URL")
-        api_key = api_key or os.environ.get("VITASCOPE_API_KEY")
+        api_key = (api_key or os.environ.get("VITASCOPE_API_KEY") or "").strip()
         if not base_url:
             raise VitascopeError("Pass base_url or set VITASCOPE_BASE_URL, for instance http://127.0.0.1:8000.")
         if not api_key:
             raise VitascopeError("Pass api_key or set VITASCOPE_API_KEY.")
+        if not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+            raise VitascopeError("api_key cannot be used: a key is printable ASCII without spaces.")
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         try:
             self._http = AsyncHttp(
                 self.base_url, api_key, timeout_s=timeout_s, max_retries=max_retries, transport=transport
             )
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
-            raise VitascopeError(f"base_url or api_key cannot be used: {error}") from error
+            raise VitascopeError(f"base_url cannot be used: {error}") from error
         self.videos = AsyncVideos(self._http)
         self.admin = AsyncAdmin(self._http)
 
     async def models(self) -> tuple[Model, ...]:
         """List the models of the server."""
-        data, _ = await self._http.json("GET", "/v1/models")
-        return tuple(Model.from_json(model) for model in data["data"])
+
+        def read(data: Mapping[str, Any]) -> tuple[Model, ...]:
+            return tuple(Model.from_json(model) for model in data["data"])
+
+        models, _ = await self._http.json("GET", "/v1/models", read)
+        return models
 
     async def aclose(self) -> None:
         """Close every connection."""

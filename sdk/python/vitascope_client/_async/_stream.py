@@ -1,5 +1,6 @@
 """The events of a video, resumed by themselves."""
 
+import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
@@ -7,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from vitascope_client import _runtime
+from vitascope_client._answers import origin_of
 from vitascope_client._async._http import AsyncHttp
 from vitascope_client._errors import TRANSIENT, APIConnectionError, APIError, APITimeoutError
 from vitascope_client._objects import Event
@@ -48,20 +50,25 @@ class AsyncEventStream:
 
 
 async def follow(
-    http: AsyncHttp, path: str, last_event_id: str | None, give_up_s: float, silence_s: float = SILENCE_S
+    http: AsyncHttp,
+    path: str,
+    last_event_id: str | None,
+    give_up_s: float,
+    silence_s: float = SILENCE_S,
+    deadline: float = math.inf,
 ) -> AsyncGenerator[Event | None]:
     """Yield events until the last one, None for a heartbeat or a break; resume after the last event that was yielded.
 
     Raises:
         APIConnectionError, RateLimitError, ServerError: `give_up_s` after the first failure nothing was heard, no event
-            and no heartbeat. Silence is counted from when it began.
+            and no heartbeat. Silence is counted from when it began. Or the server is away until after the deadline.
     """
     last_id = last_event_id or ""
     failures, heard_at = 0, time.monotonic()
     away_since: float | None = None
     while True:
         try:
-            async with aclosing(_connection(http, path, last_id, silence_s)) as heard:
+            async with aclosing(_connection(http, path, last_id, silence_s, deadline)) as heard:
                 async for event in heard:
                     away_since = None
                     if event is not None:
@@ -73,7 +80,7 @@ async def follow(
             wait_s, now = pause_after_s(error, min(failures, 3)), time.monotonic()
             if away_since is None:
                 away_since = heard_at if isinstance(error, APITimeoutError) else now
-            if wait_s is None or now - away_since > give_up_s:
+            if wait_s is None or now - away_since > give_up_s or now + wait_s >= deadline:
                 raise
         await _runtime.async_sleep(wait_s)
         failures += 1
@@ -83,7 +90,7 @@ async def follow(
 async def listen(http: AsyncHttp, path: str, deadline: float) -> AsyncGenerator[Event]:
     """Yield events as long as they arrive, up to `LISTEN_S` before the deadline. Ends, and does not raise."""
     with suppress(APIError):
-        async with aclosing(follow(http, path, None, LISTEN_S / 3, LISTEN_S)) as heard:
+        async with aclosing(follow(http, path, None, LISTEN_S / 3, LISTEN_S, deadline)) as heard:
             async for event in heard:
                 if event is not None:
                     yield event
@@ -91,14 +98,18 @@ async def listen(http: AsyncHttp, path: str, deadline: float) -> AsyncGenerator[
                     return
 
 
-async def _connection(http: AsyncHttp, path: str, last_id: str, silence_s: float) -> AsyncGenerator[Event | None]:
+async def _connection(
+    http: AsyncHttp, path: str, last_id: str, silence_s: float, deadline: float
+) -> AsyncGenerator[Event | None]:
     """Yield what one connection tells; it ends well only when the video is finished."""
     headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})}
     async with http.stream(path, headers=headers, read_timeout_s=silence_s) as answer:
         if answer.status_code == 204:
             return
+        if time.monotonic() + silence_s > deadline:
+            raise APITimeoutError("The server answered too late to be listened to.")
         if not answer.headers.get("content-type", "").startswith("text/event-stream"):
-            raise APIError(f"{answer.url} did not answer with events; is base_url right?")
+            raise APIError(f"{origin_of(answer.url)} did not answer with events; is base_url right?")
         parser = EventParser()
         async for chunk in answer.aiter_bytes():
             for event in parser.feed(chunk):

@@ -10,7 +10,7 @@ from typing import Any, Literal, Unpack, overload
 from vitascope_client import _runtime
 from vitascope_client._async._http import AsyncHttp
 from vitascope_client._async._stream import LISTEN_S, AsyncEventStream, listen
-from vitascope_client._errors import TRANSIENT, APITimeoutError
+from vitascope_client._errors import TRANSIENT, APIError, APITimeoutError
 from vitascope_client._files import WholeFile
 from vitascope_client._objects import Estimate, Progress, Video
 from vitascope_client._requests import (
@@ -56,8 +56,8 @@ class AsyncVideos:
             InvalidRequestError, PermissionDeniedError, OSError: as `create` does.
         """
         body = await _runtime.async_run(body_of, fields)
-        data, _ = await self._http.json("POST", "/v1/videos/estimate", body=body)
-        return Estimate.from_json(data)
+        estimate, _ = await self._http.json("POST", "/v1/videos/estimate", Estimate.from_json, body=body)
+        return estimate
 
     async def remix(
         self, video_id: str, *, idempotency_key: str | None = None, **fields: Unpack[ChangeFields]
@@ -112,13 +112,13 @@ class AsyncVideos:
     ) -> Video:
         """Have a video made, once however often that is sent."""
         key = new_key() if idempotency_key is None else idempotency_key
-        data, _ = await self._http.json("POST", path, body=body, upload=upload, idempotency_key=key)
-        return Video.from_json(data)
+        video, _ = await self._http.json("POST", path, Video.from_json, body=body, upload=upload, idempotency_key=key)
+        return video
 
     async def retrieve(self, video_id: str) -> Video:
         """Return one video as it is now."""
-        data, _ = await self._http.json("GET", path_of(video_id))
-        return Video.from_json(data)
+        video, _ = await self._http.json("GET", path_of(video_id), Video.from_json)
+        return video
 
     async def list(
         self, *, after: str | None = None, limit: int | None = None, order: Literal["asc", "desc"] | None = None
@@ -134,22 +134,21 @@ class AsyncVideos:
         while num_left is None or num_left > 0:
             page = MAX_PAGE if num_left is None else min(num_left, MAX_PAGE)
             query = {"after": after, "limit": page, "order": order}
-            data, _ = await self._http.json("GET", "/v1/videos", query=query)
-            for one in data["data"]:
-                yield Video.from_json(one)
-            after = data.get("last_id")
-            if not (data.get("has_more") and after and data["data"]):
+            (videos, after), _ = await self._http.json("GET", "/v1/videos", _page, query=query)
+            for one in videos:
+                num_left = None if num_left is None else num_left - 1
+                yield one
+            if not (videos and after):
                 return
-            num_left = None if num_left is None else num_left - len(data["data"])
 
     async def delete(self, video_id: str) -> None:
         """Delete a video; one that is still being made is cancelled first."""
-        await self._http.json("DELETE", path_of(video_id))
+        await self._http.json("DELETE", path_of(video_id), lambda data: data["deleted"])
 
     async def cancel(self, video_id: str) -> Video:
         """Cancel a video that is not finished; a finished one stays as it is."""
-        data, _ = await self._http.json("POST", f"{path_of(video_id)}/cancel")
-        return Video.from_json(data)
+        video, _ = await self._http.json("POST", f"{path_of(video_id)}/cancel", Video.from_json)
+        return video
 
     def stream(self, video_id: str, *, last_event_id: str | None = None, give_up_s: float = 120.0) -> AsyncEventStream:
         """Follow a video until it is finished.
@@ -186,14 +185,15 @@ class AsyncVideos:
 
         while True:
             poll_s, video = 1.0, None
+            failure: APIError | None = None
             try:
-                data, headers = await self._http.json("GET", path_of(video_id))
-                video, poll_s = Video.from_json(data), poll_after_s(headers)
+                video, headers = await self._http.json("GET", path_of(video_id), Video.from_json, deadline=deadline)
+                poll_s = poll_after_s(headers)
             except TRANSIENT as error:
                 asked_s = pause_after_s(error, 0)
-                if asked_s is None or time.monotonic() >= deadline:
+                if asked_s is None:
                     raise
-                poll_s = max(poll_s, asked_s)
+                failure, poll_s = error, max(poll_s, asked_s)
             if video is not None and video.is_finished:
                 tell(Progress.of(video))
                 return video
@@ -206,9 +206,10 @@ class AsyncVideos:
             if video is not None:
                 told = tell(Progress.of(video))
             left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise APITimeoutError(f"Video {video_id} is not finished after {timeout_s:.0f} s.")
-            await _runtime.async_sleep(min(poll_s, left_s))
+            if left_s > 0:
+                await _runtime.async_sleep(min(poll_s, left_s))
+            if left_s <= 0 or (failure and poll_s > left_s):  # who asked for patience is not asked before that
+                raise APITimeoutError(f"Video {video_id} is not finished after {timeout_s:.0f} s.") from failure
 
     @overload
     async def download(self, video_id: str, path: None = None, *, variant: Variant = "video") -> bytes: ...
@@ -243,3 +244,8 @@ class AsyncVideos:
                 async for chunk in answer.aiter_bytes():
                     await _runtime.async_run(file.write, chunk)
             return target
+
+
+def _page(data: Mapping[str, Any]) -> tuple[list[Video], str | None]:
+    """Return the videos of a page, and the id behind which the next one begins; None: there is none."""
+    return [Video.from_json(one) for one in data["data"]], data.get("last_id") if data.get("has_more") else None

@@ -24,8 +24,9 @@ class Admin:
         Raises:
             NotFoundError: there is no such pool.
         """
-        data, _ = self._http.json("GET", "/admin/v1/queue", query={"pool": pool})
-        return tuple(data["pools"])
+        query = {"pool": pool}
+        pools, _ = self._http.json("GET", "/admin/v1/queue", lambda data: tuple(data["pools"]), query=query)
+        return pools
 
     def drain(self, pool: str, worker_id: str | None = None, *, is_draining: bool = True) -> int:
         """Give a pool, or one worker of it, no more work and let it yield what runs; or end that.
@@ -33,5 +34,6 @@ class Admin:
         Returns how many registered workers it concerns now. Repeating it is harmless.
         """
         body = {"pool": pool, "worker_id": worker_id, "is_draining": is_draining}
-        data, _ = self._http.json("POST", "/admin/v1/queue/drain", body=body)
-        return int(data["num_workers"])
+        path = "/admin/v1/queue/drain"
+        num_workers, _ = self._http.json("POST", path, lambda data: int(data["num_workers"]), body=body)
+        return num_workers
