@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
@@ -67,7 +68,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Pieces:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let what shares a stack come in one go."""
+    """Let what shares a stack come in one go. Of tests with one id xdist would run one."""
+    twice = [nodeid for nodeid, number in Counter(item.nodeid for item in items).items() if number > 1]
+    if twice:
+        raise pytest.UsageError(f"several tests have the id {twice[0]}")
     items.sort(key=lambda item: SHARED.index(name) if (name := _shared_by(item)) else len(SHARED))
 
 

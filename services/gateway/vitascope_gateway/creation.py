@@ -1,5 +1,6 @@
 """How videos come about: whatever they are made from, one path leads from a request to the job that is promised."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -43,6 +44,9 @@ from vitascope_gateway.service import (
     Verdict,
 )
 from vitascope_gateway.webhooks import Webhooks
+
+NOTE_TIMEOUT_S = 1.0
+"""Within which a refusal is noted: what is refused because the database is slow should not wait for it once more."""
 
 _log = structlog.stdlib.get_logger("vitascope.gateway")
 
@@ -272,8 +276,9 @@ class Creation:
         except VitascopeError as error:
             metrics.ADMISSIONS.labels(error.code).inc()
             if sent is not None and sent.is_first_try and _may_try_again(error):
-                with suppress(VitascopeError):  # then its next try may be taken for that of an earlier call
-                    await self._store.note_refusal(sent)
+                with suppress(VitascopeError, TimeoutError):  # its next try may then be taken for an earlier call's
+                    async with asyncio.timeout(NOTE_TIMEOUT_S):
+                        await self._store.note_refusal(sent)
             raise
         metrics.ADMISSIONS.labels("replayed" if created.is_replayed else "admitted").inc()
         return created
