@@ -312,7 +312,7 @@ def test_a_first_try_that_was_overtaken_by_its_repetition_finds_it(
         overtaken.set()
 
     monkeypatch.setattr(SqlStore, "admit", in_turn)
-    assert inside.request("GET", "/v1/models").status_code == 200  # the API key is known now: both arrive in their order
+    assert inside.request("GET", "/v1/models").status_code == 200  # the key is known now: both keep their order
     first, second = at_once(inside, [{"x-stainless-retry-count": count} for count in "01"], json=BODY)
     assert replayed(first) == made(second)
     assert num_jobs(inside) == 1
