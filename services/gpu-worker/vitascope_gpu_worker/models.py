@@ -73,6 +73,8 @@ class Models:
 
     def _unload(self) -> None:
         """Give the memory back."""
+        if self._loaded is None:
+            return
         self._loaded = None
         gc.collect()
         if self._device.type == "cuda":
