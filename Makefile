@@ -62,7 +62,7 @@ types: $(STAMP)  ## mypy
 	$(VENV)/bin/mypy $(PACKAGES)
 
 unit: $(STAMP)  ## the tests beside the packages
-	$(PYTHON) -m pytest $(UNIT)
+	$(PYTHON) -m pytest -n 2 $(UNIT)
 
 contracts: $(STAMP)  ## layout, imports, proto compatibility, error map
 	$(PYTHON) -m pytest tests/contracts
